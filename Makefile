@@ -1,0 +1,59 @@
+# Every target makes and reuses .venv; each works as the first command ever run in a clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+CONFIG ?= configs/quick/spair.yaml
+# one thread for each process unless the caller says otherwise: two processes on two cores must not fight
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install fit test test-slow test-minimum check format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## set up .venv with everything
+
+$(STAMP): pyproject.toml
+ifdef UV
+	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)
+	$(UV) pip install --python $(BIN)/python -e '.[dev]'
+else
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+endif
+	@touch $@
+
+fit: $(STAMP) ## train the quick SPAIR and test it: some 10 minutes on one core (CONFIG=... for another)
+	$(BIN)/python -m zoo fit --config $(CONFIG)
+
+test: $(STAMP) ## lint, type-check and run the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP) ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-minimum: ## the tests with the oldest releases that pyproject.toml admits (needs uv)
+	uv venv --clear --python 3.11 .venv-minimum
+	uv pip install --python .venv-minimum/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-minimum/bin/python -m pytest -m 'not slow'
+
+check: $(STAMP) ## lint and type-check only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## time and memory against straightforward forms
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove .venv, caches and build files; runs and data stay
+	rm -rf $(VENV) .venv-minimum build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,17 @@
+"""Data sets of scenes, each a `torch.utils.data.Dataset` and a `LightningDataModule` that yield a `Batch`."""
+
+from datamodules.base import SceneDataModule, SceneDataset
+from datamodules.batch import Batch
+from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
+from datamodules.multi_mnist import MultiMNIST, MultiMNISTDataModule
+
+__all__ = [
+    "Batch",
+    "CacheError",
+    "DatasetCorruptError",
+    "DatasetNotFoundError",
+    "MultiMNIST",
+    "MultiMNISTDataModule",
+    "SceneDataModule",
+    "SceneDataset",
+]
