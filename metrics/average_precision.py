@@ -1,0 +1,269 @@
+"""Average precision of class-agnostic boxes, in the convention of PASCAL VOC and in that of SPAIR's code.
+
+Boxes are (x1, y1, x2, y2) in absolute pixels, half-open (x2 = x1 + width): no +1 anywhere, and a box without area
+overlaps nothing. IoUs and scores are compared as float32.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from metrics._checks import check_mask, check_shape
+
+Interpolation = Literal["all_points", "11_points"]
+
+
+def _pairwise_iou(boxes: Tensor, targets: Tensor) -> Tensor:
+    """IoU of every pair of (B, K, 4) and (B, N, 4) boxes: (B, K, N) in [0, 1], 0 where the union is empty."""
+    left, top, right, bottom = boxes.unsqueeze(2).unbind(dim=3)
+    target_left, target_top, target_right, target_bottom = targets.unsqueeze(1).unbind(dim=3)
+    width = (torch.minimum(right, target_right) - torch.maximum(left, target_left)).clamp(min=0)
+    height = (torch.minimum(bottom, target_bottom) - torch.maximum(top, target_top)).clamp(min=0)
+    intersection = width * height
+    area, target_area = (right - left) * (bottom - top), (target_right - target_left) * (target_bottom - target_top)
+    return torch.where(intersection > 0, intersection / (area + target_area - intersection), 0.0)
+
+
+def _ranked_iou(boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Check a batch, order each image's predictions by falling score (ties keep slot order) and overlap them.
+
+    Returns:
+        The ordered scores, (B, K) float32, NaN where a box is NaN; and the IoU of each prediction, in that order, with
+        each target, (B, K, max(N, 1)) float32, 0 for padding.
+
+    Raises:
+        ValueError: A shape or type is off.
+    """
+    check_shape("boxes", boxes, "B", "K", 4)
+    B, K, _ = boxes.shape
+    check_shape("scores", scores, B, K)
+    check_shape("target_boxes", target_boxes, B, "N", 4)
+    N = target_boxes.shape[1]
+    check_mask("target_valid", target_valid, B, N)
+
+    # `forward` enables gradients, and states that held them would keep the model's graphs alive.
+    boxes, scores = boxes.detach().float(), scores.detach().float()
+    scores = scores.masked_fill(boxes.isnan().any(dim=2), torch.nan)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
+    iou = _pairwise_iou(boxes, target_boxes.float()).masked_fill(~target_valid.unsqueeze(1), 0)
+    return scores, F.pad(iou, (0, 0 if N else 1))  # one row of padding where there is none: a maximum needs a row
+
+
+class AveragePrecision(Metric):
+    """Average precision over the whole data set, in the convention of PASCAL VOC.
+
+    The predictions of all images are pooled and sorted by score. Each takes its best ground truth over ALL boxes of
+    its image, used or not. It is a hit if their IoU is strictly above the threshold and that box is unused, which it
+    then uses up; otherwise it is a false positive, as are all predictions in images without objects. Every slot whose
+    score is above `min_score` is a prediction.
+
+    Ties keep input order: image, then slot. Several processes resolve ties between them by the image's position in
+    its process, then by process, then by slot, which is the order of one process where images are dealt in turn, as
+    by `DistributedSampler` without shuffling. With distinct scores no order matters.
+
+    No ground truth at all: NaN. Ground truth, no prediction: 0. A NaN among scores or predicted boxes: NaN.
+
+    `update` does not wait for a GPU, and its states do not depend on the options, so that a `MetricCollection` of
+    several thresholds updates only one of them. They take 16 bytes a slot.
+
+    Source: Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 2015
+    (`all_points`, the rule since 2010); "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, eqs. 1 and 2
+    (`11_points`).
+
+    Args:
+        iou_thresholds: IoUs in [0, 1); the result is the mean over them.
+        interpolation: `all_points`, the area under the precision envelope; or `11_points`, the mean of the envelope at
+            the recalls 0, 0.1, ..., 1, which are compared as integers (10 tp >= j n): .3, .6 and .7 as floats can
+            lie a hair above the recall that is reached.
+        min_score: A prediction's score is above this. At the default, slots with presence 0 predict nothing.
+        kwargs: Options of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: No threshold, one outside [0, 1), or an unknown interpolation.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    # Which ground truth a prediction takes does not depend on the others, so at threshold t it is a hit exactly if
+    # rival <= t < overlap, where rival is the best overlap of the higher-ranked predictions that take the same one.
+    # These two numbers a slot serve every threshold.
+    scores: list[Tensor]
+    overlaps: list[Tensor]
+    rivals: list[Tensor]
+    images: list[Tensor]
+    num_targets: Tensor
+
+    def __init__(
+        self,
+        iou_thresholds: Sequence[float] = (0.5,),
+        interpolation: Interpolation = "all_points",
+        min_score: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.iou_thresholds = tuple(iou_thresholds)
+        if not self.iou_thresholds or not all(0 <= threshold < 1 for threshold in self.iou_thresholds):
+            raise ValueError(f"iou_thresholds is {self.iou_thresholds}, expected at least one IoU, each in [0, 1)")
+        if interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation is {interpolation!r}, expected one of {get_args(Interpolation)}")
+        self.interpolation = interpolation
+        self.min_score = min_score
+        self._seen = self._first = 0
+        # One-dimensional and of `self.dtype`: what torchmetrics lets a process without data contribute.
+        for state in ("scores", "overlaps", "rivals", "images"):
+            self.add_state(state, [], dist_reduce_fx="cat")
+        self.add_state("num_targets", torch.tensor(0), dist_reduce_fx="sum")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the list states, whatever the precision of the model that holds this metric."""
+        return torch.float32
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update, and return the value of this batch alone."""
+        self._first = self._seen  # torchmetrics resets before a batch and merges after it: go on numbering
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._first = 0
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        self._seen = self._first
+
+    def update(self, boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> None:
+        """Add a batch. K and N may differ from one to the next.
+
+        Args:
+            boxes: (B, K, 4) predictions.
+            scores: (B, K) confidences in [0, 1].
+            target_boxes: (B, N, 4) ground truth; rows of padding may hold anything.
+            target_valid: (B, N) bool, which rows of the ground truth are objects.
+
+        Raises:
+            ValueError: A shape or type is off.
+        """
+        scores, iou = _ranked_iou(boxes, scores, target_boxes, target_valid)
+        B, K = scores.shape
+        overlap, match = iou.max(dim=2, keepdim=True)
+        best_claims = torch.zeros_like(iou).scatter_(2, match, overlap).cummax(dim=1).values
+        rival = F.pad(best_claims, (0, 0, 1, 0))[:, :K].gather(2, match)
+        # The image's place in its process; exact to 2^24 images.
+        image = torch.arange(self._seen, self._seen + B, dtype=self.dtype, device=scores.device)
+
+        self.scores.append(scores.flatten())
+        self.overlaps.append(overlap.flatten())
+        self.rivals.append(rival.flatten())
+        self.images.append(image.repeat_interleave(K))
+        self.num_targets = self.num_targets + target_valid.sum()
+        self._seen += B
+
+    def compute(self) -> Tensor:
+        """Return the mean over the thresholds, a scalar in [0, 1] or NaN."""
+        num_targets = int(self.num_targets)
+        scores, overlaps, rivals, images = map(_pool, (self.scores, self.overlaps, self.rivals, self.images))
+        if num_targets == 0 or scores.isnan().any():
+            return torch.tensor(torch.nan, device=self.device)
+
+        order = images.argsort(stable=True)
+        order = order[scores[order].argsort(descending=True, stable=True)]
+        order = order[: int((scores > self.min_score).sum())]
+        overlaps, rivals = overlaps[order], rivals[order]
+        values = []
+        for threshold in torch.tensor(self.iou_thresholds):  # float32, as the overlaps
+            hits = ((rivals <= threshold) & (overlaps > threshold)).nonzero().squeeze(1)
+            # Precision where recall rises is all that the envelope needs: in between it only falls.
+            precision = torch.arange(1, len(hits) + 1, dtype=torch.float64) / (hits + 1)
+            envelope = precision.flip(0).cummax(dim=0).values.flip(0)
+            if self.interpolation == "11_points":
+                # The first hit with 10 tp >= j num_targets, as an index; there is a hit only from tp = 1.
+                first = [max(-(-j * num_targets // 10), 1) - 1 for j in range(11)]
+                values.append(envelope[[i for i in first if i < len(hits)]].sum() / 11)
+            else:
+                values.append(envelope.sum() / num_targets)
+        return torch.stack(values).mean().to(device=self.device, dtype=torch.float32)
+
+
+def _pool(state: list[Tensor] | Tensor) -> Tensor:
+    """A list state as one vector, in main memory: float64 and reproducible sums are not to be had everywhere."""
+    return dim_zero_cat(state).cpu() if len(state) else torch.zeros(0)
+
+
+class SPAIRAveragePrecision(Metric):
+    """Average precision as in the code of the SPAIR paper: for comparison with its figures, not for new ones.
+
+    It differs from `AveragePrecision` (IoU .1:.1:.9, `11_points`) in that
+    - it is computed for each update, and averaged with the numbers of images as weights: update with 32 images at a
+      time, as the paper's code did;
+    - a prediction takes its best ground truth among those of its image that are still UNUSED;
+    - once all ground truth of an image is used, its further predictions are not counted: duplicates there cost
+      nothing;
+    - an update with predictions but no ground truth is 0, one without predictions is NaN, and so is the mean then.
+
+    Predictions are the slots with a score above 0. The code rounds presence to 0 or 1 first, so that its ties are
+    resolved by input order; give it rounded scores to do the same. Recall and 0, 0.1, ..., 1 are compared exactly, as
+    single precision has it under the NumPy of its time.
+
+    Source: Crawford and Pineau, "Spatially Invariant Unsupervised Object Detection with Convolutional Neural
+    Networks", AAAI 2019; the authors' auto_yolo, `models/core.py`, `mAP`.
+
+    Args:
+        kwargs: Options of `torchmetrics.Metric`.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    num_images: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> None:
+        """Add the average precision of a batch; arguments and errors as in `AveragePrecision.update`."""
+        scores, iou = _ranked_iou(boxes, scores, target_boxes, target_valid)
+        if scores.shape[0]:
+            defined = (scores > 0).any() & ~scores.isnan().any()
+            value = torch.where(defined, self._value(scores, iou, target_valid), torch.nan)
+            self.total = self.total + scores.shape[0] * value
+            self.num_images = self.num_images + scores.shape[0]
+
+    @staticmethod
+    def _value(scores: Tensor, iou: Tensor, target_valid: Tensor) -> Tensor:
+        """Average precision of (B, K) falling scores that overlap (B, K, N) with ground truth; a scalar."""
+        thresholds = torch.arange(1, 10, device=scores.device).div(10).unsqueeze(1)  # (T, 1)
+        unused = F.pad(target_valid, (0, iou.shape[2] - target_valid.shape[1])).repeat(len(thresholds), 1, 1)
+        empty = ~target_valid.any(dim=1)
+        # An uncounted slot of score 0 in front: a value exists even without slots, and changes nothing otherwise.
+        hit, counted = [torch.zeros_like(unused[..., 0])], [torch.zeros_like(unused[..., 0])]
+        for score, overlaps in zip(scores.unbind(1), iou.unbind(1), strict=True):
+            # By rank, as each choice hangs on the ones before; thresholds and images (T, B) go together.
+            counted.append((score > 0) & (unused.any(dim=2) | empty))
+            overlap, match = torch.where(unused, overlaps, -1.0).max(dim=2, keepdim=True)
+            hit.append((overlap.squeeze(2) > thresholds) & counted[-1])
+            unused = unused.scatter(2, match, unused.gather(2, match) & ~hit[-1].unsqueeze(2))
+
+        # Pooled in image order, (T, B (K + 1)). Uncounted slots go last, where they lower precision and add no recall.
+        ranked = torch.where(torch.stack(counted, dim=2), F.pad(scores, (1, 0)), 0.0).flatten(1)
+        order = ranked.sort(dim=1, descending=True, stable=True).indices
+        tp = torch.stack(hit, dim=2).flatten(1).gather(1, order).cumsum(dim=1)
+        precision = tp / torch.arange(1, tp.shape[1] + 1, device=tp.device)
+        recalls = torch.arange(11, device=tp.device).view(-1, 1, 1) * target_valid.sum()
+        return torch.where(10 * tp >= recalls, precision, 0.0).amax(dim=2).mean()
+
+    def compute(self) -> Tensor:
+        """Return the mean over images of their updates' values, a scalar in [0, 1] or NaN."""
+        return self.total / self.num_images
