@@ -1,0 +1,1 @@
+"""Building blocks that papers share: plain functions and `nn.Module`s, importable without Lightning."""
