@@ -1,0 +1,29 @@
+"""The object-centric model zoo.
+
+`zoo.load("spair-multimnist")` returns a trained model, `zoo.list_models()` and `zoo.list_weights()` say what there is,
+`zoo.models` holds the LightningModules. Nothing heavy is imported until it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.scene import Scene as Scene
+    from zoo.weights import list_models as list_models
+    from zoo.weights import list_weights as list_weights
+    from zoo.weights import load as load
+    from zoo.weights import save as save
+
+__all__ = ["Scene", "list_models", "list_weights", "load", "save"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("zoo.scene" if name == "Scene" else "zoo.weights"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

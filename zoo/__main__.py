@@ -1,0 +1,76 @@
+"""`python -m zoo VERB`: what needs no training library answers before one is imported."""
+
+import sys
+from pathlib import Path
+
+_TRAINER_VERBS = {
+    "fit": "train a model; a test on held-out scenes follows",
+    "validate": "evaluate a checkpoint on the validation scenes",
+    "test": "evaluate a checkpoint on the test scenes",
+    "predict": "yield the scenes of a datamodule's test images",
+}
+
+
+def usage() -> str:
+    """What there is to run."""
+    verbs = {**_TRAINER_VERBS, "list": "the models, datamodules, trained checkpoints and configurations there are"}
+    lines = ["usage: python -m zoo VERB [options]", "", "verbs:"]
+    lines += [f"  {verb:10}{what}" for verb, what in verbs.items()]
+    lines += [
+        "",
+        "examples:",
+        "  python -m zoo fit --config configs/quick/spair.yaml",
+        "  python -m zoo fit --config configs/spair.yaml --model.init_args.lr 3e-4 --trainer.devices 2",
+        "  python -m zoo fit --ckpt_path last                       # go on with the newest run",
+        "  python -m zoo test --ckpt_path spair-multimnist          # a trained checkpoint, on its own kind of data",
+        "",
+        "options of a verb: python -m zoo VERB --help; of a model: python -m zoo fit --model.help SPAIR",
+    ]
+    return "\n".join(lines)
+
+
+def listing() -> str:
+    """Models, datamodules, checkpoints and configurations, found by reading files."""
+    from zoo import registry, weights
+
+    def section(title: str, rows: dict[str, str]) -> list[str]:
+        width = max((len(name) for name in rows), default=0) + 2
+        return [title, *(f"  {name:{width}}{what}" for name, what in rows.items()), ""]
+
+    checkpoints = {}
+    for name, record in weights.list_weights().items():
+        metrics = ", ".join(f"{k} {v:.3f}" for k, v in record.get("metrics", {}).items())
+        data = (record.get("data") or {}).get("name", "?")
+        checkpoints[name] = (
+            f"{record['class']} on {data}, {record.get('parameters', 0) / 1e6:.2f} M parameters: {metrics}"
+        )
+    lines = section("models", weights.list_models())
+    lines += section("datamodules", {name: entry.summary for name, entry in registry.datamodules().items()})
+    lines += section("checkpoints (zoo.load, --ckpt_path)", checkpoints)
+    configs = {path.as_posix(): _first_comment(path) for path in sorted(Path("configs").rglob("*.yaml"))}
+    return "\n".join(lines + section("configurations (--config)", configs)).rstrip()
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def main() -> None:
+    """Run a verb; exits with 2 for one that is not known."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+    elif verb == "list":
+        print(listing())
+    elif verb in _TRAINER_VERBS:
+        from zoo.cli import main as run
+
+        run()
+    else:
+        print(f"zoo: no verb {verb!r}\n\n{usage()}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The command line: a thin LightningCLI over all models and datamodules of the zoo."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from datamodules import SceneDataModule
+from zoo import registry, weights
+from zoo.callbacks import MetricTable, ScenePictures
+from zoo.models.base import ObjectModel
+
+_NEWEST = ("best", "last")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml into the run folder, and the same content, once, to loggers that keep configurations."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called on the first process only."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):  # W&B
+                logger.experiment.config.update({"config": config})  # type: ignore[attr-defined]
+
+
+class ZooCLI(LightningCLI):
+    """`python -m zoo fit|validate|test|predict`.
+
+    Beyond LightningCLI: a checkpoint may be a name, a run folder, a file, `best` or `last`; it brings its own model and
+    data, as the weakest of defaults; every run has a folder of its own; a test follows training.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        for entry in [*registry.models().values(), *registry.datamodules().values()]:
+            entry.load()  # so that class names alone will do
+        self.checkpoint: Path | None = None
+        self.record: dict[str, Any] = {}
+        super().__init__(
+            ObjectModel,
+            SceneDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            trainer_defaults={"callbacks": [MetricTable()]},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What the zoo adds to Lightning's arguments; all of it can be set in YAML."""
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--run_name", type=str | None, default=None, help="Instead of <model>_<data>.")
+        parser.add_argument(
+            "--wandb",
+            type=Literal["auto", "online", "offline", "disabled"],
+            default="auto",
+            help="auto: WANDB_MODE if it is set; else online if logged in, else offline.",
+        )
+        parser.add_argument("--wandb_project", type=str, default="object-centric-zoo", help="Project on W&B.")
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/ap50",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_lightning_class_args(ScenePictures, "pictures")
+
+    # checkpoints
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, with the checkpoint's model and data as the weakest of defaults."""
+        if args is not None and not isinstance(args, list):
+            super().parse_arguments(parser, args)
+            return
+        argv = list(sys.argv[1:] if args is None else args)
+        argv, self.checkpoint = self._with_checkpoint(parser, argv)
+        self.config = parser.parse_args(argv)
+        if self.checkpoint is not None:
+            self._report_differences()
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyperparameters overrule the user's; they are defaults already."""
+
+    def _with_checkpoint(self, parser: LightningArgumentParser, argv: list[str]) -> tuple[list[str], Path | None]:
+        """Resolve --ckpt_path, and put what the checkpoint says before all other arguments."""
+        at = next((i for i, arg in enumerate(argv) if arg == "--ckpt_path" or arg.startswith("--ckpt_path=")), None)
+        if at is None or not argv or argv[0] not in self.subcommands():
+            return argv, None
+        inline = "=" in argv[at]
+        if not inline and at + 1 == len(argv):
+            raise SystemExit("--ckpt_path needs a value: a name, a run folder, a file, best or last")
+        value = argv[at].split("=", 1)[1] if inline else argv[at + 1]
+        rest = argv[:at] + argv[at + (1 if inline else 2) :]
+        if value.lower() in ("null", "none", ""):
+            return rest, None
+        try:
+            path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value)
+            self.record = weights.read_record(path)
+        except weights.CheckpointError as error:
+            raise SystemExit(f"zoo: {error}") from None
+        config = self._resume_config(path) if argv[0] == "fit" else {}
+        config.setdefault("model", {"class_path": self.record["class"], "init_args": self.record["init_args"]})
+        data = self.record.get("data")
+        if data:
+            config.setdefault("data", {"class_path": data["class"], "init_args": data["init_args"]})
+        return [rest[0], "--config", json.dumps(config), *rest[1:]], path
+
+    @staticmethod
+    def _resume_config(path: Path) -> dict[str, Any]:
+        """A run that goes on does so under its own configuration, trainer and all, where it is at hand."""
+        saved = path.parent.parent / "config.yaml"
+        if path.suffix == ".safetensors" or not saved.is_file():
+            return {}
+        config = yaml.safe_load(saved.read_text(encoding="utf-8"))
+        config.pop("ckpt_path", None)
+        return config
+
+    def _newest(self, parser: LightningArgumentParser, argv: list[str], name: str) -> Path:
+        """The newest best or last checkpoint: of this model and run name, if the arguments say which."""
+        runs, run_name = "runs", "*"
+        if any(arg.split("=")[0] in ("--config", "-c", "--model", "--runs", "--run_name") for arg in argv):
+            config = parser.parse_args(argv)[argv[0]]
+            runs, run_name = config.runs, config.run_name or f"{config.model.class_path.split('.')[-1].lower()}_*"
+        path = weights.newest(Path(runs).glob(f"{run_name}/version_*"), name)
+        if path is None:
+            raise weights.CheckpointError(f"no {name}.ckpt in {runs}/{run_name}/version_*: train, or name a checkpoint")
+        return path
+
+    def _report_differences(self) -> None:
+        config = self.config[self.config.subcommand]
+        if self.record["class"] != config.model.class_path.split(".")[-1]:
+            raise SystemExit(
+                f"zoo: {self.checkpoint} holds a {self.record['class']}, but the configuration asks for a "
+                f"{config.model.class_path.split('.')[-1]}: leave out one of them"
+            )
+        rank_zero_info(f"checkpoint {self.checkpoint}")
+        data = self.record.get("data") or {"class": None, "init_args": {}}
+        for part, saved in (("model", self.record), ("data", data)):
+            if config[part].class_path.split(".")[-1] != saved["class"]:
+                continue
+            now = config[part].init_args.as_dict() if config[part].get("init_args") else {}
+            for key, old in saved["init_args"].items():
+                if key in now and _plain(now[key]) != _plain(old):
+                    rank_zero_info(f"  {part}.init_args.{key} is {now[key]!r} here, {old!r} in the checkpoint")
+
+    # runs
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; weights that are no Lightning checkpoint are loaded at once."""
+        super().instantiate_classes()
+        if self.checkpoint is None:
+            return
+        if self.checkpoint.suffix == ".safetensors":
+            _, state = weights.read(self.checkpoint)
+            try:
+                self.model.load_state_dict(state)
+            except RuntimeError as error:
+                raise SystemExit(f"zoo: {self.checkpoint} does not fit the model as configured: {error}") from None
+        else:
+            self.config[self.config.subcommand].ckpt_path = str(self.checkpoint)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with the zoo's loggers unless the configuration names others."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
+            kwargs.setdefault("logger", list(self._loggers(config)))
+        return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, config: Any) -> Iterator[Logger]:
+        name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"
+        csv = CSVLogger(config.runs, name)  # first: the trainer's log_dir is the first logger's
+        yield csv
+        mode = config.wandb if config.wandb != "auto" else _wandb_mode()
+        if mode == "disabled":
+            return
+        try:
+            from lightning.pytorch.loggers import WandbLogger
+
+            _ = csv.experiment  # makes the folder, which should be empty then
+            yield WandbLogger(
+                name=f"{name}/version_{csv.version}",
+                project=config.wandb_project,
+                group=name,
+                save_dir=csv.log_dir,
+                offline=mode == "offline",
+                mode=mode,  # said again: wandb may have read its environment before Lightning sets it
+            )
+        except ModuleNotFoundError:
+            rank_zero_warn("wandb is not installed: logging to CSV only")
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint on the held-out scenes."""
+        config = self.config["fit"]
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
+        if config.test_after_fit and best and not self.trainer.interrupted:
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+
+    def test(self, model: LightningModule, **kwargs: Any) -> None:
+        """Test without Lightning's own table: the zoo prints its own."""
+        self.trainer.test(model, **{**kwargs, "verbose": False})
+
+    def validate(self, model: LightningModule, **kwargs: Any) -> None:
+        """Validate, likewise."""
+        self.trainer.validate(model, **{**kwargs, "verbose": False})
+
+
+def _plain(value: Any) -> Any:
+    """For comparison: YAML knows no tuples."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _wandb_mode() -> str:
+    """Online only for those who have logged in."""
+    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
+        return os.environ["WANDB_MODE"]
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        return "disabled"
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except TypeError:  # releases before `prompt` came
+        return "online" if wandb.api.api_key else "offline"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a verb of the trainer."""
+    # Lightning's own use of a deprecated name of torch, once for each epoch
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    ZooCLI(args)

@@ -1,0 +1,212 @@
+"""What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from datamodules.batch import Batch
+from zoo.evaluation import SceneMetrics
+from zoo.layers.schedules import Schedule, check_schedule, schedule_value
+from zoo.scene import Scene
+
+FORMAT_VERSION = 1
+
+
+class ObjectModel(LightningModule):
+    """A model of the zoo: owns the steps, the optimiser, and the logging of loss terms and schedules.
+
+    A subclass takes flat hyperparameters by keyword, calls `self.save_hyperparameters()`, and defines
+
+    - `losses(batch)`: named terms, scalars in nats per image, whose sum, weighted by `self.term_weights`, is minimised;
+    - `forward(image)`: a deterministic `Scene`;
+    - `generate(...)`: a `Scene` drawn from the prior, where the paper has one.
+
+    Hyperparameters named in `schedules` may be numbers or [start, end, steps, shape]; read them by `self.scheduled`.
+
+    Attributes:
+        term_weights: Name of a loss term to its weight; terms that are not named have weight 1.
+        schedules: Names of the hyperparameters that follow a schedule.
+    """
+
+    schedules: tuple[str, ...] = ("lr",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.term_weights: dict[str, Schedule] = {}
+        self.val_metrics, self.test_metrics = SceneMetrics(), SceneMetrics()
+        self.data_record: dict[str, Any] | None = None
+
+    # what a paper defines
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named loss terms, each a scalar in nats per image."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Scene:
+        """See the objects in (B, C, H, W) images with values in [0, 1]."""
+        raise NotImplementedError
+
+    # hyperparameters
+
+    @property
+    def hp(self) -> Any:
+        """The hyperparameters, read by attribute."""
+        return self.hparams
+
+    def check_schedules(self) -> None:
+        """Raise ValueError if a scheduled hyperparameter or weight is malformed; called by subclasses' constructors."""
+        for name in self.schedules:
+            check_schedule(name, self.hparams[name])
+        for name, weight in self.term_weights.items():
+            check_schedule(f"the weight of {name}", weight)
+
+    def scheduled(self, name: str) -> float:
+        """Value of a scheduled hyperparameter at the current step."""
+        return schedule_value(self.hparams[name], self.global_step)
+
+    # steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weighted sum of the loss terms."""
+        self.check_image(batch["image"])
+        _seed_noise(self.global_step, self.global_rank)
+        terms = self.losses(batch)
+        loss = self._total(terms)
+        logs = self.global_step % getattr(self._trainer, "log_every_n_steps", 1) == 0
+        if logs or self.device.type == "cpu":  # a GPU is only asked when it has to answer anyway
+            self._check_finite(terms)
+        if logs:
+            self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+            self.log_dict({f"schedule/{name}": self.scheduled(name) for name in self._moving()})
+            self.log("train/loss", loss.detach())
+            self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss terms, and every metric that the batch's and the scene's fields allow."""
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation."""
+        self._evaluate(batch, batch_idx, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Scene:
+        """The scene of each image."""
+        self.check_image(batch["image"])
+        return self(batch["image"])
+
+    def _evaluate(self, batch: Batch, batch_idx: int, stage: str) -> None:
+        image = batch["image"]
+        self.check_image(image)
+        _seed_noise(batch_idx, self.global_rank)
+        terms = self.losses(batch)
+        total = self._total(terms)
+        for name, value in {**terms, "loss": total}.items():
+            self.log(f"{stage}/{name}", value, batch_size=len(image), sync_dist=True, on_epoch=True)
+        scene = self(image)
+        if batch_idx == 0:
+            scene.check(image)
+        self._metrics(stage).update(scene, batch)
+
+    def _end_epoch(self, stage: str) -> None:
+        bar = ("ap50", "count_accuracy")
+        for name, value in self._metrics(stage).compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name in bar, rank_zero_only=False)
+        self._metrics(stage).reset()
+
+    def _metrics(self, stage: str) -> SceneMetrics:
+        return self.val_metrics if stage == "val" else self.test_metrics
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation set."""
+        self._end_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test set."""
+        self._end_epoch("test")
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        weights = {name: schedule_value(self.term_weights.get(name, 1.0), self.global_step) for name in terms}
+        return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+
+    def _moving(self) -> Iterator[str]:
+        return (name for name in self.schedules if not isinstance(self.hparams[name], int | float))
+
+    def _check_finite(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            if not torch.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss term {name!r} is {value.item()} at step {self.global_step}: lower lr or max_grad_norm, "
+                    "or look at the inputs; the last checkpoint before it is in the run folder"
+                )
+
+    def check_image(self, image: Tensor) -> None:
+        """Raise ValueError if images are not floats of shape (B, C, H, W) with this model's number of channels."""
+        channels = self.hparams["channels"]
+        if image.ndim != 4 or image.shape[1] != channels or not image.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} expects float images of shape (B, {channels}, H, W), got {image.dtype} of "
+                f"shape {tuple(image.shape)}; set model.init_args.channels and data.init_args.channels alike"
+            )
+
+    # optimisation
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam at `lr`, which may be a schedule."""
+        start = schedule_value(self.hparams["lr"], 0)
+        optimizer = torch.optim.Adam(self.parameters(), lr=start, fused=True)
+        if isinstance(self.hparams["lr"], int | float):
+            return optimizer
+        factor: Callable[[int], float] = lambda step: schedule_value(self.hparams["lr"], step) / start  # noqa: E731
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's norm to `max_grad_norm`, unless the trainer was given a value of its own."""
+        limit = self.hparams["max_grad_norm"] if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
+
+    # checkpoints
+
+    def on_fit_start(self) -> None:
+        """Remember what the model is trained on, for its checkpoints."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.data_record = {
+                "class": type(data).__name__,
+                "name": getattr(data, "name", type(data).__name__),
+                "init_args": {k: v for k, v in data.hparams.items() if not k.startswith("_")},
+            }
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of its model and data, as JSON."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "class": type(self).__name__,
+            "init_args": {k: v for k, v in self.hparams.items() if not k.startswith("_")},
+            "data": self.data_record,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the record, from which `zoo.load` and the command line rebuild model and data."""
+        checkpoint["zoo"] = self.record()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the checkpoint's model was trained on."""
+        self.data_record = (checkpoint.get("zoo") or {}).get("data")
+
+
+def _seed_noise(step: int, rank: int) -> None:
+    """Make random numbers a pure function of (seed, step, rank): a resumed run draws what the uninterrupted one did."""
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
