@@ -77,3 +77,19 @@ def _extent(on: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.where(on, index, size).amin(-1).masked_fill(empty, 0)
     last = torch.where(on, index, -1).amax(-1).masked_fill(empty, size - 1)
     return first / size, (last + 1) / size
+
+
+def attention_to_boxes(center_yx: Tensor, size_hw: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes in pixels from the attention of the AIR family, which knows no grid.
+
+    Args:
+        center_yx: (..., 2) in [-1, 1], the image's edges.
+        size_hw: (..., 2) in (0, 1], fractions of the image's height and width.
+        image_size: (H, W) of the image in pixels.
+
+    Returns:
+        (..., 4) boxes (x1, y1, x2, y2).
+    """
+    size = size_hw.new_tensor(image_size)
+    center, half = (center_yx + 1) / 2 * size, size_hw / 2 * size
+    return torch.cat([(center - half).flip(-1), (center + half).flip(-1)], -1)

@@ -101,7 +101,7 @@ def _premultiplied(color: Tensor, alpha: Tensor, importance: Tensor, boxes: Tens
     rows = rearrange(maps, "b n c p q -> b n (p c) q") @ A_x.mT
     sums = A_y @ rearrange(rows, "b n (p c) w -> b (n p) (c w)", p=P)
     weighted, opacity, total = rearrange(sums, "b h (c w) -> b c h w", w=W).split([C, 1, 1], 1)
-    covered = total > 0
+    covered = ~(total <= _least(total))  # a NaN is handed on
     return background + torch.where(covered, weighted - background * opacity, 0) / torch.where(covered, total, 1)
 
 
@@ -141,6 +141,11 @@ class _ExactRenderer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grad.device.type, enabled=False):  # it may run in one of its own
+            return _ExactRenderer._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         color, alpha, importance, boxes, background, sums = ctx.saved_tensors
         _, C, H, W = background.shape
         P, Q = color.shape[-2:]
@@ -189,7 +194,8 @@ class _Windows:
         self.boxes, (self.P, self.Q), (H, W) = boxes, patch_size, image_size
         x1, y1, x2, y2 = boxes.unbind(-1)
         if boxes.device.type == "cpu" and boxes.numel():
-            max_size = (float((y2 - y1).max()), float((x2 - x1).max()))
+            largest = torch.stack([y2 - y1, x2 - x1]).flatten(1).amax(1)
+            max_size = (float(largest[0]), float(largest[1])) if largest.isfinite().all() else None
         self.S, self.T = H, W
         if max_size is not None:
             # a box acts up to half a texel beyond its edges; one more for the fraction that begins it
@@ -200,8 +206,8 @@ class _Windows:
             self.S, self.T = H, W
             self.top = self.left = boxes.new_zeros(())
         else:
-            self.top = (y1 - (y2 - y1) / (2 * self.P) + 0.5).floor().clamp(0, H - self.S)  # (b, N)
-            self.left = (x1 - (x2 - x1) / (2 * self.Q) + 0.5).floor().clamp(0, W - self.T)
+            self.top = (y1 - (y2 - y1) / (2 * self.P) + 0.5).floor().nan_to_num().clamp(0, H - self.S)  # (b, N)
+            self.left = (x1 - (x2 - x1) / (2 * self.Q) + 0.5).floor().nan_to_num().clamp(0, W - self.T)
             image = torch.arange(len(boxes), device=boxes.device) * H
             row = (self.top.long() + image[:, None])[..., None] + torch.arange(self.S, device=boxes.device)
             column = self.left.long()[..., None] + torch.arange(self.T, device=boxes.device)
@@ -219,7 +225,7 @@ class _Windows:
         """Gradients of the maps (b, N, P, C + 2, Q) and of the boxes (b, N, 4)."""
         d_layers = d_layers.flatten(-2)  # (b, N, S, (C + 2) T)
         d_A_y = d_layers @ rows.flatten(-2).mT  # (b, N, S, P)
-        d_rows = (self.A_y.mT @ d_layers).view(*rows.shape[:2], -1, self.T)  # (b, N, P (C + 2), T)
+        d_rows = (self.A_y.mT @ d_layers).view(*rows.shape[:2], self.P * rows.shape[3], self.T)  # (b, N, P (C + 2), T)
         d_A_x = d_rows.mT @ maps.flatten(2, 3)  # (b, N, T, Q)
         d_maps = (d_rows @ self.A_x).view(maps.shape)
         x1, y1, x2, y2 = self.boxes.unbind(-1)
@@ -264,8 +270,13 @@ def _difference(sums: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     """S = sum_n g a (o - bg), (B, C, H, W), and 1 / T, (B, 1, H, W), which is 0 where nothing is drawn."""
     weighted = sums[:-2].transpose(0, 1).reshape(background.shape)
     total = _images(sums[-1], background)
-    inverse = torch.where(total > 0, total, torch.inf).reciprocal_()
+    inverse = torch.where(total > _least(total), total, torch.inf).reciprocal_()
     return weighted - background * _images(sums[-2], background), inverse
+
+
+def _least(total: Tensor) -> float:
+    """Importance below which nothing is drawn: its inverse, or a gradient with it, would overflow."""
+    return torch.finfo(total.dtype).tiny / torch.finfo(total.dtype).eps
 
 
 def _weights_backward(d_weights: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

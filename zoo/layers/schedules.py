@@ -30,9 +30,9 @@ def check_schedule(name: str, schedule: Schedule) -> None:
         raise ValueError(f"{form}; got {schedule!r}")
     if isinstance(schedule, int | float):
         return
-    if len(schedule) != 4 or any(isinstance(v, str | bool) for v in schedule[:3]):
+    if len(schedule) != 4 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in schedule[:3]):
         raise ValueError(f"{form}; got {schedule!r}")
-    if schedule[3] not in _SHAPES:
+    if not isinstance(schedule[3], str) or schedule[3] not in _SHAPES:
         raise ValueError(f"{form}; got the shape {schedule[3]!r}")
     if not float(schedule[2]) > 0:
         raise ValueError(f"{form}, with steps above 0; got {schedule[2]!r} steps")

@@ -52,6 +52,7 @@ def encode_in_waves(
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later: a tensor made in inference mode could not be used in training
 def _waves(
     height: int, width: int, lookback: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, list[int], int]:
@@ -60,7 +61,8 @@ def _waves(
     Neighbours are indices into [edge, objects of the last `reach` waves]: (H W, M), rows in wave order.
     """
     cells = [(i, j) for i in range(height) for j in range(width)]
-    wave = {(i, j): j + (lookback + 1) * i if lookback else 0 for i, j in cells}
+    slope = min(lookback + 1, width)  # in a narrower grid a row begins when the one above is done
+    wave = {(i, j): j + slope * i if lookback else 0 for i, j in cells}
     order = sorted(cells, key=lambda cell: (wave[cell], cell))
     sizes = [0] * (max(wave.values()) + 1)
     for cell in cells:
