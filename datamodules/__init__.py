@@ -4,6 +4,7 @@ from datamodules.base import SceneDataModule, SceneDataset
 from datamodules.batch import Batch
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
 from datamodules.multi_mnist import MultiMNIST, MultiMNISTDataModule
+from datamodules.multi_sprites import MultiSprites, MultiSpritesDataModule
 
 __all__ = [
     "Batch",
@@ -12,6 +13,8 @@ __all__ = [
     "DatasetNotFoundError",
     "MultiMNIST",
     "MultiMNISTDataModule",
+    "MultiSprites",
+    "MultiSpritesDataModule",
     "SceneDataModule",
     "SceneDataset",
 ]

@@ -165,31 +165,46 @@ def find_source(source: str, root: Path) -> DigitSource:
     return DigitSource("mnist", root)
 
 
-def make_tiles(images: UInt8, size: int) -> UInt8:
-    """Crop digits to their ink and centre them on square tiles; the ink's longer side fills 12/14 of the tile.
+def make_tiles(
+    images: UInt8,
+    size: int | Int64,
+    *,
+    crop: bool = True,
+    side: int | None = None,
+    offset: Int64 | None = None,
+) -> UInt8:
+    """Resize digits to square tiles.
 
     Resized as `F.interpolate(mode="bilinear", antialias=True)` does: triangle filters, separable, so that all digits
     are resized by two batched matrix products.
 
     Args:
         images: (M, h, w) uint8.
-        size: Side of the tiles in pixels.
+        size: Side of the tiles in pixels, or of each tile, (M,).
+        crop: Crop digits to their ink, whose longer side then fills 12/14 of the tile, in its middle; or keep them
+            with the margin that they come with.
+        side: Side of the result, of which a tile is a part; null: `size`, the largest one.
+        offset: (M, 2), left top corner (x, y) of each tile in the result; null: (0, 0).
 
     Returns:
-        (M, size, size) uint8, 0 no ink, 255 full ink.
+        (M, side, side) uint8, 0 no ink, 255 full ink.
     """
-    tiles = np.empty((len(images), size, size), np.uint8)
+    sizes = np.broadcast_to(size, len(images)).astype(np.int64)
+    side = int(sizes.max(initial=1)) if side is None else side
+    offset = np.zeros((len(images), 2), np.int64) if offset is None else offset
+    tiles = np.empty((len(images), side, side), np.uint8)
     for start in range(0, len(images), 4096):  # bounds the memory
-        chunk = images[start : start + 4096]
-        ink = chunk > 0
+        part = slice(start, start + 4096)
+        chunk = images[part]
+        ink = chunk > 0 if crop else np.ones_like(chunk, dtype=bool)
         rows, columns = _extent(np.any(ink, axis=2)), _extent(np.any(ink, axis=1))
         longest = np.maximum(rows[1] - rows[0], columns[1] - columns[0])
-        scale = np.rint(INK_SHARE * size) / np.maximum(longest, 1)
-        vertical = _resize_matrix(*rows, scale, chunk.shape[1], size)
-        horizontal = _resize_matrix(*columns, scale, chunk.shape[2], size)
+        scale = (np.rint(INK_SHARE * sizes[part]) if crop else sizes[part]) / np.maximum(longest, 1)
+        vertical = _resize_matrix(*rows, scale, chunk.shape[1], sizes[part], offset[part, 1], side)
+        horizontal = _resize_matrix(*columns, scale, chunk.shape[2], sizes[part], offset[part, 0], side)
         resized = vertical @ chunk.astype(np.float64) @ horizontal.transpose(0, 2, 1)
         # Rounds to nearest, a tie upwards even where rounding errors make it a hair less: the same on every machine.
-        tiles[start : start + 4096] = np.floor(resized + (0.5 + 1e-6))
+        tiles[part] = np.floor(resized + (0.5 + 1e-6))
     return tiles
 
 
@@ -199,14 +214,14 @@ def _extent(occupied: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
 
 
 def _resize_matrix(
-    start: Int64, end: Int64, scale: npt.NDArray[np.float64], length: int, size: int
+    start: Int64, end: Int64, scale: npt.NDArray[np.float64], length: int, size: Int64, offset: Int64, side: int
 ) -> npt.NDArray[np.float64]:
-    """(M, size, length): weights that resize [start, end) by `scale`, rounded to whole pixels, and centre it."""
+    """(M, side, length): weights that resize [start, end) by `scale`, to whole pixels in the middle of the tile."""
     extent = end - start
     resized = np.clip(np.rint(extent * scale), 1, size)
     step = extent / resized  # source pixels for one target pixel
-    offset = (size - resized) // 2
-    target = np.arange(size) - offset[:, None]
+    offset = offset + (size - resized) // 2
+    target = np.arange(side) - offset[:, None]
     centre = start[:, None] + (target + 0.5) * step[:, None]
     source = np.arange(length)
     distance = np.abs(source + 0.5 - centre[..., None]) / np.maximum(step, 1)[:, None, None]

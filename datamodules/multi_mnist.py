@@ -4,39 +4,56 @@ Digits are placed one by one, each at a whole-pixel position that is uniform amo
 tiles before it by no more than `max_overlap` pixels in all; an image that gets stuck starts over. They are painted in
 the order of placing as `alpha * colour + (1 - alpha) * what is there`, in 8 bits, alpha being the digit's ink.
 
+The scenes of AIR (Eslami et al., NeurIPS 2016), as the program makes them that its reimplementations and Discrete-AIR
+(Wang & Whittington, 2019) use, are `image_size: 50, digit_size: 28, digit_scale: [1.3, 0.1], crop_digits: false,
+num_digits: [0, 2], max_overlap: .inf, composition: sum, channels: 1, num_train: 60000, num_test: 10000`.
+
 Differences from SPAIR's own data: the digits are MNIST's, brought to the margin of EMNIST's, which SPAIR took.
+Differences from AIR's: digits are class-balanced and resized with antialiasing; their scale is drawn from the normal
+distribution within three standard deviations; they also reach the last row and column of the image.
 """
 
 import functools
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
-import torch
+import scipy.special
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
-from datamodules.base import SceneDataModule, SceneDataset, check
+from datamodules.base import SceneDataModule, check
 from datamodules.batch import Batch
-from datamodules.cache import cache_folder, cached, data_folder
-from datamodules.digits import SOURCES, SPLITS, Digits, DigitSource, Split, UInt8, find_source, make_tiles
-
-Int64 = npt.NDArray[np.int64]
-Colours = Sequence[Sequence[float]]
+from datamodules.cache import data_folder
+from datamodules.digits import SOURCES, SPLITS, Digits, DigitSource, Int64, Split, UInt8, find_source, make_tiles
+from datamodules.generated import (
+    BLOCK,
+    RESTARTS,
+    Array,
+    Bool,
+    Colours,
+    GeneratedParameters,
+    GeneratedScenes,
+    Layout,
+    colours_name,
+    in_blocks,
+    ink_boxes,
+    integers,
+    most_that_fit,
+    pack,
+    paint,
+    place,
+    range_name,
+    size_name,
+)
 
 VERSION = 1  # of the generator: raise it whenever the same parameters give other scenes
-BLOCK = 256  # images made at once, from a random stream of their own; changing it changes the scenes
-CANDIDATES, ROUNDS = 32, 32  # about the 1000 tries for a digit of SPAIR's code, after which the image starts over
-RESTARTS = 2000  # of one image; SPAIR's code gives up after 10,000
-INK_ON_TOP = 127  # of 255: a digit owns the pixels of the mask where its alpha is above one half
+DEVIATIONS = 3.0  # the scale of a digit is within so many standard deviations: tiles have a largest size
+COMPOSITIONS = ("paint", "sum")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneParameters:
+class SceneParameters(GeneratedParameters):
     """What the scenes depend on; each parameter is documented in `MultiMNISTDataModule`.
 
     Raises:
@@ -45,70 +62,69 @@ class SceneParameters:
 
     image_size: int | Sequence[int] = 48
     digit_size: int = 14
+    digit_scale: float | Sequence[float] = (1.0, 0.0)
+    crop_digits: bool = True
     num_digits: int | Sequence[int] = (1, 5)
     max_overlap: float | None = None
+    composition: Literal["paint", "sum"] = "paint"
     channels: int = 3
     digit_colors: Colours = ((1.0, 1.0, 1.0),)
-    background_color: Sequence[float] = (0.0, 0.0, 0.0)
     crop_size: int | Sequence[int] | None = None
     crops_per_image: int = 4
     num_train: int = 64000
-    num_val: int = 1000
-    num_test: int = 1000
-    seed: int = 0
-    masks: bool = False
 
     def __post_init__(self) -> None:
-        def pair(name: str, allowed: str, ordered: bool = False) -> None:
-            value = getattr(self, name)
-            items = list(value) if isinstance(value, Sequence) else [value] * 2
-            good = len(items) == 2 and all(isinstance(item, int) for item in items)
-            check(name, value, good and (not ordered or 0 <= items[0] <= items[1]), allowed)
-            object.__setattr__(self, name, tuple(items))
-
-        whole = ("digit_size", "channels", "crops_per_image", "num_train", "num_val", "num_test", "seed")
-        for name in whole:
-            check(name, getattr(self, name), isinstance(getattr(self, name), int), "a whole number")
-        pair("image_size", "a whole number or [height, width]")
-        pair("num_digits", "a whole number or [min, max] with 0 <= min <= max", ordered=True)
+        super().__post_init__()
+        self._whole("digit_size", "crops_per_image")
+        self._pair("num_digits", "a whole number or [min, max] with 0 <= min <= max", ordered=True)
         check("num_digits", self.num_digits, 1 <= self.count[1] <= 255, "at least 1 and at most 255 digits")
-        check("digit_size", self.digit_size, 4 <= self.digit_size <= min(self.canvas), f"from 4 to {min(self.canvas)}")
-        check("image_size", self.image_size, max(self.canvas) < 2**15, f"less than {2**15}")
+        if isinstance(self.digit_scale, int | float):
+            object.__setattr__(self, "digit_scale", (self.digit_scale, 0.0))
+        self._pair("digit_scale", "a number or [mean, standard deviation]", kind=int | float)
+        mean, deviation = self.scale
+        good = deviation >= 0 and mean - DEVIATIONS * deviation > 0
+        check("digit_scale", self.digit_scale, good, f"above 0, {DEVIATIONS:g} standard deviations below the mean too")
+        object.__setattr__(self, "digit_scale", (float(mean), float(deviation)))
+        smallest, largest = self.tiles
+        allowed = f"from 4 to {min(self.canvas)}" + ", divided by any digit_scale" * (smallest != self.digit_size)
+        check("digit_size", self.digit_size, smallest >= 4 and largest <= min(self.canvas), allowed)
         if self.max_overlap is None:
-            object.__setattr__(self, "max_overlap", self.digit_size**2 / 2)
+            object.__setattr__(self, "max_overlap", self._half_a_tile)
         check("max_overlap", self.max_overlap, self.overlap >= 0, "at least 0 pixels, or null")
-        check("channels", self.channels, self.channels in (1, 3), "1 or 3")
-        for name, colours in (("digit_colors", self.digit_colors), ("background_color", [self.background_color])):
-            good = isinstance(colours, Sequence) and len(colours) > 0 and all(map(_is_colour, colours))
-            check(name, getattr(self, name), good, "red, green and blue in [0, 1]")
-            grey = all(len(set(colour)) == 1 for colour in colours)
-            check(name, getattr(self, name), grey or self.channels == 3, "grey (red = green = blue) with channels=1")
-        object.__setattr__(self, "digit_colors", tuple(tuple(map(float, colour)) for colour in self.digit_colors))
-        object.__setattr__(self, "background_color", tuple(map(float, self.background_color)))
+        self._colours("digit_colors")
+        good = self.composition in COMPOSITIONS
+        check("composition", self.composition, good, f"one of {', '.join(COMPOSITIONS)}")
+        good = self.composition == "paint" or not any(self.background_color)
+        check("background_color", self.background_color, good, "black with composition='sum'")
         if self.crop_size is not None:
-            pair("crop_size", "a whole number, [height, width] or null")
+            self._pair("crop_size", "a whole number, [height, width] or null")
             fits = all(1 <= crop <= full for crop, full in zip(self.window, self.canvas, strict=True))
             check("crop_size", self.crop_size, fits, f"from 1 to image_size {list(self.canvas)}")
-        for name in ("crops_per_image", "num_train", "num_val", "num_test"):
-            check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        check("seed", self.seed, self.seed >= 0, "at least 0")
-        fitting = _most_that_fit(self.canvas, self.digit_size, self.overlap, self.count[1])
+        check("crops_per_image", self.crops_per_image, self.crops_per_image >= 1, "at least 1")
+        fitting = _most_that_fit(self.canvas, largest, self.overlap, self.count[1])
         if fitting < self.count[1]:
             raise ValueError(
-                f"num_digits={list(self.count)}: {fitting} digits of {self.digit_size} px are the most that were found "
+                f"num_digits={list(self.count)}: {fitting} digits of {largest} px are the most that were found "
                 f"to fit on {self.canvas[0]} x {self.canvas[1]} px with max_overlap={self.overlap:g}; ask for fewer, "
                 "or raise image_size or max_overlap"
             )
 
     @property
-    def canvas(self) -> tuple[int, int]:
-        """(H, W) of the full images."""
-        return cast(tuple[int, int], self.image_size)
-
-    @property
     def count(self) -> tuple[int, int]:
         """Fewest and most digits of an image."""
         return cast(tuple[int, int], self.num_digits)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of what `digit_size` is divided by."""
+        return cast(tuple[float, float], self.digit_scale)
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Sides of the smallest and of the largest tile, in pixels."""
+        mean, deviation = self.scale
+        smallest, largest = (int(self.digit_size / (mean + sign * DEVIATIONS * deviation)) for sign in (1, -1))
+        return smallest, largest
 
     @property
     def overlap(self) -> float:
@@ -121,9 +137,14 @@ class SceneParameters:
         return self.canvas if self.crop_size is None else cast(tuple[int, int], self.crop_size)
 
     @property
-    def grey(self) -> bool:
-        """Whether one channel tells all."""
-        return all(len(set(colour)) == 1 for colour in (*self.digit_colors, self.background_color))
+    def palette(self) -> Colours:
+        """The colours that digits come in."""
+        return self.digit_colors
+
+    @property
+    def _half_a_tile(self) -> float:
+        """In pixels, of the tile at the mean scale."""
+        return (self.digit_size / self.scale[0]) ** 2 / 2
 
     def name(self, source: str, box_convention: str) -> str:
         """`multimnist48-1to5-mnist-ink`, with a part for each parameter that departs from its default.
@@ -132,31 +153,26 @@ class SceneParameters:
             source: Name of the source of the digits.
             box_convention: "ink" or "tile".
         """
-
-        def size(pair: tuple[int, int]) -> str:
-            return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
-
-        low, high = self.count
-        parts = [f"multimnist{size(self.canvas)}", str(low) if low == high else f"{low}to{high}"]
-        parts += [f"d{self.digit_size}"] * (self.digit_size != 14)
-        parts += [f"o{self.overlap:g}"] * (self.overlap != self.digit_size**2 / 2)
-        parts += [f"crop{size(self.window)}x{self.crops_per_image}"] * (self.crop_size is not None)
+        parts = [f"multimnist{size_name(self.canvas)}", range_name(self.count)]
+        parts += [f"d{self.digit_size}"] * self.departs("digit_size")
+        parts += [f"z{self.scale[0]:g}sd{self.scale[1]:g}"] * self.departs("digit_scale")
+        parts += ["margin"] * self.departs("crop_digits")
+        parts += [f"o{self.overlap:g}"] * (self.overlap != self._half_a_tile)
+        parts += [self.composition] * self.departs("composition")
+        parts += [f"crop{size_name(self.window)}x{self.crops_per_image}"] * self.departs("crop_size")
         parts += ["c1"] * (self.channels == 1)
-        colours = (self.digit_colors, self.background_color)
-        if colours != (SceneParameters.digit_colors, SceneParameters.background_color):
-            parts.append("rgb" + hashlib.sha256(repr(colours).encode()).hexdigest()[:6])
-        parts += [f"n{self.num_train}"] * (self.num_train != SceneParameters.num_train)
-        parts += [f"s{self.seed}"] * (self.seed != 0)
+        parts += [colours_name(self.palette, self.background_color)] * self.departs("digit_colors", "background_color")
+        parts += [f"n{self.num_train}"] * self.departs("num_train")
+        parts += [f"s{self.seed}"] * self.departs("seed")
         return "-".join([*parts, source, box_convention])
 
+    def manifest(self, split: Split) -> dict[str, Any]:
+        """All parameters that the scenes of a split depend on, in JSON values."""
+        unused = ("crop_size", "crops_per_image") if split != "train" or self.crop_size is None else ()
+        return {key: value for key, value in super().manifest(split).items() if key not in unused}
 
-def _is_colour(value: object) -> bool:
-    """Whether `value` is three numbers from 0 to 1."""
-    good = isinstance(value, Sequence) and len(value) == 3
-    return good and all(isinstance(part, int | float) and 0 <= part <= 1 for part in cast(Sequence[object], value))
 
-
-class MultiMNIST(SceneDataset):
+class MultiMNIST(GeneratedScenes):
     """Scenes with scattered digits, generated once from a seed and kept in a cache file.
 
     Args:
@@ -190,55 +206,27 @@ class MultiMNIST(SceneDataset):
         folder = data_folder(data_dir)
         self.source = find_source(source, folder) if isinstance(source, str) else source
         self.target = target
-        manifest = scene_manifest(self.parameters, self.source, split)
-        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:8]
-        content = cached(
-            cache_folder(folder),
-            f"multimnist-{split}-{self.source.name}-{digest}",
-            {**manifest, "version": VERSION},
+        super().__init__(
+            "multimnist",
+            split,
+            folder,
+            self.parameters,
+            {"source": self.source.name, "digits": self.source.fingerprint},
+            VERSION,
             lambda: generate(self.parameters, self.source.load(split), split),
+            boxes=f"{box_convention}_boxes",
         )
-        self.images, self.labels, self.counts = content["images"], content["labels"], content["counts"]
-        self.boxes = content[f"{box_convention}_boxes"]
-        self.masks = content.get("masks")
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-        return len(self.images)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Scenes `indices`, stacked."""
-        index = torch.as_tensor(indices)
-        image = self.images[index].float().div_(255)
-        labels = self.labels[index].long()
-        batch = Batch(
-            image=image.expand(-1, self.parameters.channels, -1, -1).contiguous(),
-            boxes=self.boxes[index].float(),
-            labels=labels,
-            valid=torch.arange(labels.shape[1]) < self.counts[index].unsqueeze(1),
-        )
-        if self.masks is not None:
-            batch["mask"] = self.masks[index].long()
+        batch = super().batch(indices)
         if self.target == "sum":
-            batch["target"] = labels.sum(1)  # labels of padding are 0
+            batch["target"] = batch["labels"].sum(1)  # labels of padding are 0
         return batch
 
 
-def scene_manifest(parameters: SceneParameters, source: DigitSource, split: Split) -> dict[str, Any]:
-    """All that the scenes of a split depend on, in JSON values."""
-    manifest = {**asdict(parameters), "split": split, "source": source.name, "digits": source.fingerprint}
-    manifest["images"] = manifest[f"num_{split}"]
-    unused = [f"num_{other}" for other in SPLITS] + ["channels"]
-    if split != "train" or parameters.crop_size is None:
-        unused += ["crop_size", "crops_per_image"]
-    return {key: value for key, value in manifest.items() if key not in unused}
-
-
 def generate(parameters: SceneParameters, digits: Digits, split: Split) -> dict[str, Tensor]:
-    """Make the scenes of a split.
-
-    Images come in blocks, each with a random stream of its own that depends on (seed, split, number of the block)
-    alone: fewer scenes are the first ones of more scenes.
+    """Make the scenes of a split; fewer scenes are the first ones of more scenes.
 
     Args:
         parameters: What the scenes look like.
@@ -249,203 +237,159 @@ def generate(parameters: SceneParameters, digits: Digits, split: Split) -> dict[
         With S scenes of up to N digits: `images` (S, C, H, W) uint8, where C is 1 if all colours are grey;
         `ink_boxes` and `tile_boxes` (S, N, 4) int16; `labels` (S, N) uint8; `counts` (S,) uint8; and `masks`
         (S, H, W) uint8 if asked for.
-    """
-    tiles = make_tiles(digits.images, parameters.digit_size)
-    total = int(getattr(parameters, f"num_{split}"))
-    crops = parameters.crops_per_image if split == "train" and parameters.crop_size is not None else 0
-    content: dict[str, Tensor] = {}
-    blocks = range(-(-total // BLOCK))
-    for block in tqdm(blocks, desc=f"generating {split} scenes", unit="block", delay=1.5, leave=False, disable=None):
-        rng = np.random.default_rng([parameters.seed, SPLITS.index(split), block])
-        scenes = _block(parameters, tiles, digits.labels, crops, rng)
-        start, scenes_each = block * BLOCK * max(crops, 1), max(crops, 1)
-        for key, value in scenes.items():
-            if key not in content:
-                content[key] = torch.empty((total * scenes_each, *value.shape[1:]), dtype=torch.from_numpy(value).dtype)
-            part = content[key][start : start + len(value)]
-            part.copy_(torch.from_numpy(value)[: len(part)])
-    return content
-
-
-def _block(
-    parameters: SceneParameters, tiles: UInt8, labels: Int64, crops: int, rng: np.random.Generator
-) -> dict[str, npt.NDArray[Any]]:
-    """BLOCK images, or crops of them."""
-    low, high = parameters.count
-    counts = low + _integers(rng, high - low + 1, (BLOCK,))
-    corners = _place(parameters.canvas, parameters.digit_size, parameters.overlap, counts, high, rng)
-    chosen = _integers(rng, len(tiles), (BLOCK, high))
-    colours = _integers(rng, len(parameters.digit_colors), (BLOCK, high))
-    present = np.arange(high) < counts[:, None]
-    images, masks = _paint(parameters, tiles, corners, chosen, colours, present)
-    tile = np.concatenate([corners, corners + parameters.digit_size], axis=2)
-    ink = np.tile(corners, 2) + _ink_boxes(tiles)[chosen]
-    scenes = {"images": images, "ink_boxes": ink, "tile_boxes": tile, "labels": labels[chosen], "present": present}
-    if parameters.masks:
-        scenes["masks"] = masks
-    if crops:
-        scenes = _crop(scenes, tiles, chosen, corners, parameters.window, crops, rng)
-    return _pack(scenes)
-
-
-def _integers(rng: np.random.Generator, high: int | Int64, shape: tuple[int, ...]) -> Int64:
-    """Uniform on 0 .. high - 1, by way of `random`, the method of numpy's generators least likely to change."""
-    return (rng.random(shape) * high).astype(np.int64)
-
-
-def _place(
-    canvas: tuple[int, int], tile: int, max_overlap: float, counts: Int64, slots: int, rng: np.random.Generator
-) -> Int64:
-    """Left top corners (x, y) of the tiles, (n, slots, 2); rows past an image's count are meaningless.
 
     Raises:
         ValueError: An image never got all its digits.
     """
-    corners = np.zeros((len(counts), slots, 2), np.int64)
-    pending = np.arange(len(counts))
+    smallest, largest = parameters.tiles
+    # Tiles of one size are made once for all; others as they are needed.
+    tiles = make_tiles(digits.images, largest, crop=parameters.crop_digits) if smallest == largest else None
+    crops = parameters.crops_per_image if split == "train" and parameters.crop_size is not None else 0
+
+    def block(rng: np.random.Generator) -> dict[str, Array]:
+        low, high = parameters.count
+        counts = low + integers(rng, high - low + 1, (BLOCK,))
+        scenes = _scenes(parameters, digits, tiles, counts, rng)
+        if crops:
+            scenes = _crop(scenes, parameters.window, crops, rng)
+        return pack(scenes)
+
+    return in_blocks(parameters, split, block, max(crops, 1))
+
+
+def _scenes(
+    parameters: SceneParameters, digits: Digits, tiles: UInt8 | None, counts: Int64, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Full images with `counts` digits; where digits are added up, those past full brightness are drawn anew."""
+    scenes = _draw(parameters, digits, tiles, counts, rng)
+    if parameters.composition == "paint":
+        return scenes
+    bright = np.arange(len(counts))
     for _ in range(RESTARTS):
-        attempt, placed = _attempt(canvas, tile, max_overlap, counts[pending], slots, rng)
-        done = placed >= counts[pending]
-        corners[pending[done]] = attempt[done]
-        pending = pending[~done]
-        if not len(pending):
-            return corners
+        bright = bright[scenes["images"][bright].max(axis=(1, 2, 3)) > 255]
+        if not len(bright):
+            return {**scenes, "images": scenes["images"].astype(np.uint8)}
+        for key, value in _draw(parameters, digits, tiles, counts[bright], rng).items():
+            scenes[key][bright] = value
     raise ValueError(
-        f"num_digits: {counts[pending].max()} digits of {tile} px fit on {canvas[0]} x {canvas[1]} px with max_overlap="
-        f"{max_overlap:g} so rarely that an image failed {RESTARTS} times; ask for fewer, or raise max_overlap"
+        f"composition='sum': {counts[bright].max()} digits overlap so often on {parameters.canvas[0]} x "
+        f"{parameters.canvas[1]} px that an image was too bright {RESTARTS} times; ask for fewer, raise image_size, "
+        "lower max_overlap, or choose 'paint'"
     )
 
 
-def _attempt(
-    canvas: tuple[int, int], tile: int, max_overlap: float, counts: Int64, slots: int, rng: np.random.Generator
-) -> tuple[Int64, Int64]:
-    """One attempt at each image: corners (n, slots, 2) and how many digits it placed before it got stuck (n,)."""
-    room = np.array([canvas[1], canvas[0]]) - tile + 1
-    corners = np.zeros((len(counts), slots, 2), np.int64)
-    placed = np.zeros(len(counts), np.int64)
-    for slot in range(int(counts.max(initial=0))):
-        # Images that still want this digit and have all earlier ones.
-        seeking = np.flatnonzero((counts > slot) & (placed == slot))
-        for _ in range(ROUNDS):
-            if not len(seeking):
-                break
-            tries = CANDIDATES if slot else 1
-            candidates = _integers(rng, room, (len(seeking), tries, 2))
-            shared = np.zeros((len(seeking), tries), np.int64)
-            for earlier in range(slot):
-                width = tile - np.abs(candidates - corners[seeking, earlier][:, None])
-                np.maximum(width, 0, out=width)
-                shared += width[..., 0] * width[..., 1]
-            fits = shared <= max_overlap
-            found = fits.any(axis=1)
-            corners[seeking[found], slot] = candidates[found, fits[found].argmax(axis=1)]
-            placed[seeking[found]] += 1
-            seeking = seeking[~found]
-    return corners, placed
+def _draw(
+    parameters: SceneParameters, digits: Digits, tiles: UInt8 | None, counts: Int64, rng: np.random.Generator
+) -> dict[str, Array]:
+    """Full images with `counts` digits."""
+    (H, W), slots, n = parameters.canvas, parameters.count[1], len(counts)
+    _, largest = parameters.tiles
+    sizes = np.full((n, slots), largest) if tiles is not None else _sizes(parameters, rng, (n, slots))
+    layout = _Tiles(parameters.canvas, sizes, parameters.overlap)
+    corners = place(layout, counts, slots, rng)
+    chosen = integers(rng, len(digits.labels), (n, slots))
+    colours = integers(rng, len(parameters.digit_colors), (n, slots))
+    present = np.arange(slots) < counts[:, None]
+    anchors = np.minimum(corners, [W - largest, H - largest])  # of squares that hold any tile and lie in the image
+    if tiles is not None:
+        alpha = tiles[chosen]
+    else:
+        flat = make_tiles(
+            digits.images[chosen.ravel()],
+            sizes.ravel(),
+            crop=parameters.crop_digits,
+            side=largest,
+            offset=(corners - anchors).reshape(-1, 2),
+        )
+        alpha = flat.reshape(n, slots, largest, largest)
+    images, masks = paint(parameters, alpha, anchors, colours, present, additive=parameters.composition == "sum")
+    scenes = {
+        "images": images,
+        "tiles": alpha,
+        "anchors": anchors,
+        "ink_boxes": np.tile(anchors, 2) + ink_boxes(alpha),
+        "tile_boxes": np.concatenate([corners, corners + sizes[..., None]], axis=2),
+        "labels": digits.labels[chosen],
+        "present": present,
+    }
+    return {**scenes, "masks": masks} if parameters.masks else scenes
+
+
+def _sizes(parameters: SceneParameters, rng: np.random.Generator, shape: tuple[int, ...]) -> Int64:
+    """Sides of tiles, `digit_size` divided by normally distributed numbers."""
+    mean, deviation = parameters.scale
+    tail = scipy.special.ndtr(-DEVIATIONS)
+    scale = mean + deviation * scipy.special.ndtri(tail + (1 - 2 * tail) * rng.random(shape))
+    return np.clip(parameters.digit_size / scale, *parameters.tiles).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Tiles(Layout):
+    """Square tiles at whole pixels, of which each shares at most `max_overlap` pixels with all earlier ones together.
+
+    Attributes:
+        canvas: (H, W).
+        sizes: (n, slots), sides of the tiles.
+        max_overlap: In pixels.
+    """
+
+    canvas: tuple[int, int]
+    sizes: Int64
+    max_overlap: float
+    dtype = np.int64
+
+    def propose(self, rng: np.random.Generator, images: Int64, slot: int, tries: int) -> Int64:
+        """Left top corners."""
+        room = np.array(self.canvas[::-1]) - self.sizes[images, slot][:, None, None] + 1
+        return integers(rng, room, (len(images), tries, 2))
+
+    def fits(self, candidates: Array, earlier: Array, images: Int64, slot: int) -> Bool:
+        """Whether the tile shares few enough pixels with the earlier ones."""
+        size = self.sizes[images, slot][:, None, None]
+        shared = np.zeros(candidates.shape[:2], np.int64)
+        for other in range(slot):
+            # The overlap of [0, size) and [shift, shift + width), in both directions.
+            shift, width = earlier[:, other, None] - candidates, self.sizes[images, other][:, None, None]
+            extent = np.minimum(size - shift, width + shift)
+            np.clip(extent, 0, np.minimum(size, width), out=extent)
+            shared += extent[..., 0] * extent[..., 1]
+        return shared <= self.max_overlap
+
+    def __str__(self) -> str:
+        side = range_name((self.sizes.min(), self.sizes.max()))
+        return (
+            f"digits of {side} px fit on {self.canvas[0]} x {self.canvas[1]} px with max_overlap={self.max_overlap:g}"
+        )
 
 
 @functools.lru_cache(maxsize=64)
 def _most_that_fit(canvas: tuple[int, int], tile: int, max_overlap: float, wanted: int) -> int:
-    """The most digits, up to `wanted`, that 20 attempts at 64 images each placed."""
-    rng = np.random.default_rng(0)
-    most = 0
-    for _ in range(20):
-        _, placed = _attempt(canvas, tile, max_overlap, np.full(64, wanted), wanted, rng)
-        most = max(most, int(placed.max()))
-        if most == wanted:
-            break
-    return most
+    """The most digits, up to `wanted`, that were found to fit."""
+    return most_that_fit(_Tiles(canvas, np.full((64, wanted), tile), max_overlap), 64, wanted)
 
 
-def _paint(
-    parameters: SceneParameters, tiles: UInt8, corners: Int64, chosen: Int64, colours: Int64, present: npt.NDArray[Any]
-) -> tuple[UInt8, UInt8]:
-    """Images (n, C, H, W) and masks (n, H, W), uint8; masks stay empty where they are not asked for."""
-    (H, W), channels, side = parameters.canvas, 1 if parameters.grey else 3, np.arange(parameters.digit_size)
-    palette = np.rint(np.array(parameters.digit_colors)[:, :channels] * 255).astype(np.uint16)
-    background = np.rint(np.array(parameters.background_color)[:channels] * 255).astype(np.uint8)
-    n = len(corners)
-    images = np.empty((channels, n * H * W), np.uint8)
-    images[:] = background[:, None]
-    masks = np.zeros(n * H * W if parameters.masks else 0, np.uint8)
-    within = (side[:, None] * W + side).ravel()
-    for slot in range(corners.shape[1]):
-        rows = np.flatnonzero(present[:, slot])
-        start = rows * (H * W) + corners[rows, slot, 1] * W + corners[rows, slot, 0]
-        pixels = start[:, None] + within
-        alpha = tiles[chosen[rows, slot]].reshape(len(rows), -1)
-        over, under = alpha.astype(np.uint16), 255 - alpha.astype(np.uint16)
-        for channel in range(channels):
-            # 255 * 255 fits in 16 bits; floor, as the paper's conversion to uint8
-            colour = palette[colours[rows, slot], channel][:, None]
-            images[channel, pixels] = (over * colour + under * images[channel, pixels]) // np.uint16(255)
-        if parameters.masks:
-            masks[pixels] = np.where(alpha > INK_ON_TOP, np.uint8(slot + 1), masks[pixels])
-    return images.reshape(channels, n, H, W).swapaxes(0, 1), masks.reshape(-1, H, W)
-
-
-def _ink_boxes(tiles: UInt8) -> Int64:
-    """(M, 4): (x1, y1, x2, y2) of what is not zero, half-open."""
-    rows, columns = tiles.any(axis=2), tiles.any(axis=1)
-    size = tiles.shape[1]
-    first, last = (lambda line: line.argmax(axis=1)), (lambda line: size - line[:, ::-1].argmax(axis=1))
-    return np.stack([first(columns), first(rows), last(columns), last(rows)], axis=1)
-
-
-def _crop(
-    scenes: dict[str, npt.NDArray[Any]],
-    tiles: UInt8,
-    chosen: Int64,
-    corners: Int64,
-    window: tuple[int, int],
-    crops: int,
-    rng: np.random.Generator,
-) -> dict[str, npt.NDArray[Any]]:
+def _crop(scenes: dict[str, Array], window: tuple[int, int], crops: int, rng: np.random.Generator) -> dict[str, Array]:
     """Cut `crops` random windows from each image; digits without a pixel of ink in the window are no longer present."""
     n, _, H, W = scenes["images"].shape
     room = np.array([W - window[1] + 1, H - window[0] + 1])
-    offset = _integers(rng, room, (n, crops, 2)).reshape(-1, 2)
+    offset = integers(rng, room, (n, crops, 2)).reshape(-1, 2)
     image = np.repeat(np.arange(n), crops)
-    scenes = {key: value[image] if key not in ("images", "masks") else value for key, value in scenes.items()}
+    # Ink of a tile within the window, from a table of sums over its upper left rectangles.
+    *first, size, _ = scenes["tiles"].shape
+    table = np.zeros((*first, size + 1, size + 1), np.int32)
+    np.cumsum(np.cumsum(scenes["tiles"] > 0, axis=2), axis=3, out=table[..., 1:, 1:])
+    limit = np.array([window[1], window[0]] * 2)
+    x1, y1 = np.moveaxis(np.clip(offset[:, None] - scenes["anchors"][image], 0, size), -1, 0)
+    x2, y2 = np.moveaxis(np.clip(offset[:, None] + limit[:2] - scenes["anchors"][image], 0, size), -1, 0)
+    which = image[:, None], np.arange(first[1])
+    ink = table[*which, y2, x2] - table[*which, y1, x2] - table[*which, y2, x1] + table[*which, y1, x1]
+    cut = {"labels": scenes["labels"][image], "present": scenes["present"][image] & (ink > 0)}
     for key in {"images", "masks"} & scenes.keys():
         views = np.lib.stride_tricks.sliding_window_view(scenes[key], window, axis=(-2, -1))
-        scenes[key] = views[image, ..., offset[:, 1], offset[:, 0], :, :]
-    limit = np.array([window[1], window[0]] * 2)
+        cut[key] = views[image, ..., offset[:, 1], offset[:, 0], :, :]
     for key in ("ink_boxes", "tile_boxes"):
-        scenes[key] = np.clip(scenes[key] - np.tile(offset, 2)[:, None], 0, limit)
-    # Ink of a tile within the window, from a table of sums over its upper left rectangles.
-    size = tiles.shape[1]
-    table = np.zeros((len(tiles), size + 1, size + 1), np.int32)
-    np.cumsum(np.cumsum(tiles > 0, axis=1), axis=2, out=table[:, 1:, 1:])
-    x1, y1 = np.moveaxis(np.clip(offset[:, None] - corners[image], 0, size), -1, 0)
-    x2, y2 = np.moveaxis(np.clip(offset[:, None] + limit[:2] - corners[image], 0, size), -1, 0)
-    digit = chosen[image]
-    ink = table[digit, y2, x2] - table[digit, y1, x2] - table[digit, y2, x1] + table[digit, y1, x1]
-    scenes["present"] = scenes["present"] & (ink > 0)
-    return scenes
-
-
-def _pack(scenes: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """Move the digits that are present to the front, zero the padding, renumber the masks, and choose small types."""
-    present = scenes.pop("present")
-    order = np.argsort(~present, axis=1, kind="stable")
-    valid = np.take_along_axis(present, order, axis=1)
-    packed: dict[str, npt.NDArray[Any]] = {
-        "images": scenes["images"],
-        "labels": (np.take_along_axis(scenes["labels"], order, axis=1) * valid).astype(np.uint8),
-        "counts": valid.sum(axis=1).astype(np.uint8),
-    }
-    for key in ("ink_boxes", "tile_boxes"):
-        boxes = np.take_along_axis(scenes[key], order[..., None], axis=1)
-        packed[key] = (boxes * valid[..., None]).astype(np.int16)
-    if "masks" in scenes:
-        renumber = np.zeros((len(order), order.shape[1] + 1), np.uint8)
-        renumber[:, 1:] = (np.argsort(order, axis=1) + 1) * present
-        masks = scenes["masks"]
-        packed["masks"] = np.take_along_axis(renumber, masks.reshape(len(masks), -1).astype(np.intp), axis=1).reshape(
-            masks.shape
-        )
-    return packed
+        cut[key] = np.clip(scenes[key][image] - np.tile(offset, 2)[:, None], 0, limit)
+    return cut
 
 
 class MultiMNISTDataModule(SceneDataModule):
@@ -457,11 +401,18 @@ class MultiMNISTDataModule(SceneDataModule):
     Args:
         image_size: Side of the full images in pixels, or [height, width].
         digit_size: Side of the square tile that a digit comes in, in pixels; its ink fills 12/14 of it.
+        digit_scale: What `digit_size` is divided by for each digit, rounded down: a number, or [mean, standard
+            deviation] of a normal distribution, cut off at three deviations. AIR has [1.3, 0.1].
+        crop_digits: Whether a digit's ink fills 12/14 of its tile; or the digit keeps the margin that it comes with:
+            MNIST's ink fills 20/28.
         num_digits: Digits in an image: a number, or [min, max], from which it is uniform, both included.
-        max_overlap: Most pixels that a digit's tile may share with all earlier ones together; null: half a tile.
+        max_overlap: Most pixels that a digit's tile may share with all earlier ones together; null: half a tile;
+            infinite: no limit.
+        composition: "paint": digits cover those before them; or "sum": they are added, and an image where the sum
+            exceeds full brightness is drawn anew with as many digits.
         channels: 1 or 3.
         digit_colors: Colours that each digit gets one of at random, as [red, green, blue] in [0, 1].
-        background_color: Colour behind the digits, as [red, green, blue] in [0, 1].
+        background_color: Colour behind the digits, as [red, green, blue] in [0, 1]; black with "sum".
         crop_size: Side of the random crops that training scenes are, or [height, width]; null: full images.
             Validation and test scenes are always full images.
         crops_per_image: Crops from each full training image.
@@ -490,8 +441,11 @@ class MultiMNISTDataModule(SceneDataModule):
         *,
         image_size: int | Sequence[int] = 48,
         digit_size: int = 14,
+        digit_scale: float | Sequence[float] = (1.0, 0.0),
+        crop_digits: bool = True,
         num_digits: int | Sequence[int] = (1, 5),
         max_overlap: float | None = None,
+        composition: Literal["paint", "sum"] = "paint",
         channels: int = 3,
         digit_colors: Sequence[Sequence[float]] = ((1.0, 1.0, 1.0),),
         background_color: Sequence[float] = (0.0, 0.0, 0.0),

@@ -2,6 +2,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import time
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from datamodules import MultiMNIST, MultiMNISTDataModule
 from datamodules import multi_mnist as module
 from datamodules.digits import DigitSource, Split
+from datamodules.generated import paint
 from datamodules.multi_mnist import SceneParameters, generate
 
 UCI = functools.partial(MultiMNIST, source="uci")
@@ -54,6 +58,76 @@ def test_ink_boxes_are_tight_around_the_lit_pixels_of_single_digits():
         assert ty1 <= y1 < y2 <= ty2
 
 
+AIR = {
+    "image_size": 50, "digit_size": 28, "digit_scale": [1.3, 0.1], "crop_digits": False, "num_digits": [0, 2],
+    "max_overlap": math.inf, "composition": "sum", "channels": 1,
+}  # fmt: skip
+
+
+def test_the_scenes_of_air_are_sums_of_whole_digits_at_random_scales():
+    content = scenes(**AIR, num_train=3000)
+    tiles, counts = content["tile_boxes"].int(), content["counts"]
+    # As many objects as were drawn, though images that are too bright are drawn anew.
+    assert np.abs(np.bincount(counts) - 1000).max() < 5 * (3000 / 3 * 2 / 3) ** 0.5
+    valid = torch.arange(2) < counts[:, None]
+    width, height = (tiles[..., 2:] - tiles[..., :2])[valid].unbind(1)
+    assert torch.equal(width, height)
+    width = tiles[counts == 1, 0, 2] - tiles[counts == 1, 0, 0]  # of two, large ones are drawn anew more often
+    sides = np.floor(28 / scipy.stats.truncnorm(-3, 3, 1.3, 0.1).rvs(100_000, random_state=0))
+    assert width.float().mean().item() == pytest.approx(sides.mean(), abs=0.15)
+    assert width.float().std().item() == pytest.approx(sides.std(), abs=0.1)
+    assert (tiles[valid][:, :2] >= 0).all()
+    assert (tiles[valid][:, 2:] <= 50).all()
+    # Of each image with one digit: its tile is one of the source's whole images, resized by PyTorch.
+    digits = DigitSource("uci", None).load("train")
+    for i in (counts == 1).nonzero().flatten()[:20].tolist():
+        x1, y1, x2, y2 = tiles[i, 0].tolist()
+        candidates = torch.from_numpy(digits.images[digits.labels == int(content["labels"][i, 0])]).float()
+        resized = F.interpolate(candidates[:, None], [y2 - y1, x2 - x1], mode="bilinear", antialias=True)
+        image = content["images"][i].float()
+        assert (resized - image[:, y1:y2, x1:x2]).abs().amax((1, 2, 3)).min() <= 1
+        assert image.sum() == image[:, y1:y2, x1:x2].sum()
+        ys, xs = image[0].nonzero().unbind(1)
+        assert content["ink_boxes"][i, 0].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    # Digits may share pixels, where they are not painted over each other.
+    first, second = content["ink_boxes"][counts == 2].unbind(1)
+    overlap = torch.minimum(first, second)[:, 2:] > torch.maximum(first, second)[:, :2]
+    assert 0.05 < overlap.all(1).float().mean() < 0.6
+
+
+def test_scaled_digits_can_be_painted_cropped_and_kept_apart():
+    content = scenes(
+        image_size=60, digit_scale=[1, 0.15], num_digits=4, max_overlap=20, num_train=60, crop_size=40,
+        crops_per_image=2, masks=True,
+    )  # fmt: skip
+    sides = set()
+    for image, count, boxes, tiles in zip(
+        *(content[key] for key in ("images", "counts", "ink_boxes", "tile_boxes")), strict=True
+    ):
+        covered = torch.zeros(40, 40, dtype=torch.bool)
+        for (x1, y1, x2, y2), tile in zip(boxes[:count].tolist(), tiles[:count].tolist(), strict=True):
+            covered[y1:y2, x1:x2] = True
+            sides |= {max(tile[2] - tile[0], tile[3] - tile[1])}
+            assert tile[0] <= x1 <= x2 <= tile[2] and tile[1] <= y1 <= y2 <= tile[3]  # noqa: PT018
+        assert not image[0][~covered].any()
+    assert {12, 13, 14, 15, 16} <= sides
+    full = scenes(image_size=60, digit_scale=[1, 0.15], num_digits=4, max_overlap=20, num_train=60)
+    most = 0
+    for boxes in full["tile_boxes"].tolist():
+        earlier: list[tuple[int, int]] = []
+        for x1, y1, x2, y2 in boxes:
+            pixels = {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
+            most = max(most, sum(pixel in pixels for pixel in earlier))
+            earlier += pixels
+    assert 16 <= most <= 20
+
+
+def test_digits_that_are_always_too_bright_say_so(monkeypatch):
+    monkeypatch.setattr(module, "RESTARTS", 3)
+    with pytest.raises(ValueError, match=r"composition='sum': 5 digits overlap so often on 20 x 20 px.*'paint'"):
+        scenes(image_size=20, num_digits=5, max_overlap=math.inf, composition="sum")
+
+
 @pytest.mark.parametrize("limit", [0, 30, 98])
 def test_each_tile_shares_at_most_max_overlap_pixels_with_all_earlier_ones_together(limit):
     content = scenes(num_digits=[3, 6], max_overlap=limit, num_train=150)
@@ -82,7 +156,8 @@ def test_counts_positions_classes_and_colours_are_uniform():
     assert np.abs(labels - 500).max() < 5 * (5000 * 0.1 * 0.9) ** 0.5
 
 
-def test_painting_agrees_with_a_loop_over_pixels():
+@pytest.mark.parametrize("additive", [False, True])
+def test_painting_agrees_with_a_loop_over_pixels(additive):
     """8-bit floor(alpha * colour + (1 - alpha) * current), digit after digit; the mask is the last with alpha > 1/2."""
     parameters = SceneParameters(
         image_size=[20, 24], digit_size=8, num_digits=3, max_overlap=60, masks=True,
@@ -93,7 +168,7 @@ def test_painting_agrees_with_a_loop_over_pixels():
     corners = np.stack([rng.integers(0, 17, (6, 3)), rng.integers(0, 13, (6, 3))], axis=2)
     chosen, colours = rng.integers(0, 5, (6, 3)), rng.integers(0, 2, (6, 3))
     present = np.arange(3) < np.array([0, 1, 2, 3, 3, 3])[:, None]
-    images, masks = module._paint(parameters, tiles, corners, chosen, colours, present)
+    images, masks = paint(parameters, tiles[chosen], corners, colours, present, additive)
     for n in range(6):
         image, mask = np.empty((3, 20, 24), int), np.zeros((20, 24), int)
         for c, part in enumerate(parameters.background_color):
@@ -104,7 +179,10 @@ def test_painting_agrees_with_a_loop_over_pixels():
                 alpha = int(tiles[chosen[n, slot], dy, dx])
                 for c in range(3):
                     colour = round(parameters.digit_colors[colours[n, slot]][c] * 255)
-                    image[c, y, x] = (alpha * colour + (255 - alpha) * image[c, y, x]) // 255
+                    if additive:
+                        image[c, y, x] += alpha * colour // 255
+                    else:
+                        image[c, y, x] = (alpha * colour + (255 - alpha) * image[c, y, x]) // 255
                 if alpha / 255 > 0.5:
                     mask[y, x] = slot + 1
         assert np.array_equal(images[n], image)
@@ -206,7 +284,9 @@ def test_names_differ_where_scenes_differ():
     variants = [
         {}, {"image_size": 84}, {"num_digits": 5}, {"num_digits": [0, 2]}, {"digit_size": 16}, {"max_overlap": 40},
         {"channels": 1}, {"background_color": [0, 0, 1]}, {"digit_colors": [[1, 0, 0]]}, {"crop_size": 32},
-        {"crop_size": 32, "crops_per_image": 2}, {"num_train": 1000}, {"seed": 1}, {"box_convention": "tile"},
+        {"crop_size": 32, "crops_per_image": 2}, {"digit_scale": 1.1}, {"digit_scale": [1.1, 0.1]},
+        {"crop_digits": False}, {"composition": "sum"}, {"max_overlap": math.inf}, {"num_train": 1000}, {"seed": 1},
+        {"box_convention": "tile"},
     ]  # fmt: skip
     assert len({name(**variant) for variant in variants}) == len(variants)
     assert name(masks=True, target="sum", num_digits=[1, 5], digit_colors=[[1, 1, 1]]) == name()
@@ -256,6 +336,12 @@ def test_mnist_scenes(mnist_root):
         ({"image_size": "48"}, "image_size='48'"),
         ({"digit_size": 50}, "digit_size=50.*48"),
         ({"digit_size": 14.5}, "digit_size=14.5.*whole"),
+        ({"digit_scale": [1, 0.4]}, "digit_scale=.*3 standard deviations"),
+        ({"digit_scale": [1.3, -0.1]}, "digit_scale"),
+        ({"digit_scale": "1.3"}, "digit_scale='1.3'.*mean"),
+        ({"digit_size": 40, "digit_scale": [1.3, 0.2]}, "digit_size=40.*divided by any digit_scale"),
+        ({"composition": "max"}, "composition='max'.*paint, sum"),
+        ({"composition": "sum", "background_color": [0, 0, 1]}, "background_color.*black"),
         ({"num_digits": [5, 1]}, r"num_digits=\[5, 1\].*min <= max"),
         ({"num_digits": 0}, "num_digits"),
         ({"max_overlap": -1}, "max_overlap=-1"),
