@@ -1,12 +1,15 @@
 """The command line: a thin LightningCLI over all models and datamodules of the zoo."""
 
+import difflib
+import inspect
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -15,9 +18,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules import SceneDataModule
+from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, SceneDataModule
 from zoo import registry, weights
-from zoo.callbacks import MetricTable, ScenePictures
+from zoo.callbacks import LastCheckpoint, MetricTable, ScenePictures, SceneWriter
 from zoo.models.base import ObjectModel
 
 _NEWEST = ("best", "last")
@@ -32,6 +35,59 @@ class SaveConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):  # W&B
                 logger.experiment.config.update({"config": config})  # type: ignore[attr-defined]
+
+
+class ZooParser(LightningArgumentParser):
+    """Says in a line what is wrong, and which keys or classes there are where one is not known.
+
+    Attributes:
+        given: The arguments and the text of the configurations among them: they name the classes in play.
+    """
+
+    given = ""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong, and leave."""
+        sys.exit(f"zoo: {self._hint(message) or _brief(message)}")
+
+    def _hint(self, message: str) -> str | None:
+        classes = {**registry.models(), **registry.datamodules()}
+        unknown = re.search(r"Option '([\w.]+)' is not accepted", message)
+        if unknown:
+            named = {name: entry for name, entry in classes.items() if re.search(rf"\b{name}\b", self.given)} or classes
+            parameters = {name: list(inspect.signature(entry.load()).parameters) for name, entry in named.items()}
+            owner = re.search(r"class_path '[\w.]*?(\w+)':", message)
+            # where the message does not say whose: the class that has something like it
+            likeness = {name: max(_likeness(unknown[1], key) for key in keys) for name, keys in parameters.items()}
+            name = owner[1] if owner and owner[1] in parameters else max(likeness, key=lambda name: likeness[name])
+            return _choices(f"{name} has no parameter {unknown[1]!r}", unknown[1], parameters[name])
+        unknown = re.search(r"(?:does not accept option '|unrecognized arguments: --)([\w.]+)", message)
+        if unknown:
+            *parent, _ = unknown[1].split(".")
+            choices = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+            parsers = [self, *(parser for verbs in choices for parser in verbs.values())]
+            keys = {action.dest for parser in parsers for action in parser._actions}
+            known = sorted(key for key in keys if key.split(".")[:-1] == parent)
+            return _choices(f"there is no {unknown[1]!r}", unknown[1], known)
+        unknown = re.search(r"dot import path string: (\w+)", message)
+        if unknown:
+            return _choices(f"there is no class {unknown[1]!r}", unknown[1], list(classes))
+        return None
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def _brief(message: str) -> str:
+    """Without what jsonargparse says of alternatives that nobody meant."""
+    noise = ("- Expected a <class 'NoneType'>", "Given value")
+    return "\n".join(line for line in message.split("\n") if not line.strip().startswith(noise))
+
+
+def _choices(problem: str, wrong: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, n=2)
+    return f"{problem}{f', did you mean {close[0]!r}?' if close else ';'} There are: {', '.join(sorted(known))}"
 
 
 class ZooCLI(LightningCLI):
@@ -54,7 +110,8 @@ class ZooCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            trainer_defaults={"callbacks": [MetricTable()]},
+            parser_class=ZooParser,
+            trainer_defaults={"callbacks": [MetricTable(), LastCheckpoint(), SceneWriter()]},
             args=args,
         )
 
@@ -78,7 +135,6 @@ class ZooCLI(LightningCLI):
                 "checkpoint.monitor": "val/ap50",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -92,6 +148,8 @@ class ZooCLI(LightningCLI):
             super().parse_arguments(parser, args)
             return
         argv = list(sys.argv[1:] if args is None else args)
+        files = [Path(arg.removeprefix("--config=")) for arg in argv if arg.endswith((".yaml", ".yml", ".json"))]
+        ZooParser.given = " ".join(argv + [file.read_text(encoding="utf-8") for file in files if file.is_file()])
         argv, self.checkpoint = self._with_checkpoint(parser, argv)
         self.config = parser.parse_args(argv)
         if self.checkpoint is not None:
@@ -113,7 +171,8 @@ class ZooCLI(LightningCLI):
         if value.lower() in ("null", "none", ""):
             return rest, None
         try:
-            path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value)
+            prefer = "last" if argv[0] == "fit" else "best"
+            path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value, prefer)
             self.record = weights.read_record(path)
         except weights.CheckpointError as error:
             raise SystemExit(f"zoo: {error}") from None
@@ -166,7 +225,10 @@ class ZooCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; weights that are no Lightning checkpoint are loaded at once."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            sys.exit(f"zoo: {_brief(str(error))}")
         if self.checkpoint is None:
             return
         if self.checkpoint.suffix == ".safetensors":
@@ -219,6 +281,10 @@ class ZooCLI(LightningCLI):
         """Test without Lightning's own table: the zoo prints its own."""
         self.trainer.test(model, **{**kwargs, "verbose": False})
 
+    def predict(self, model: LightningModule, **kwargs: Any) -> None:
+        """Write the scenes of the test images to predictions.npz in the run folder."""
+        self.trainer.predict(model, **{**kwargs, "return_predictions": False})
+
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         """Validate, likewise."""
         self.trainer.validate(model, **{**kwargs, "verbose": False})
@@ -247,4 +313,13 @@ def main(args: list[str] | None = None) -> None:
     """Run a verb of the trainer."""
     # Lightning's own use of a deprecated name of torch, once for each epoch
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    ZooCLI(args)
+    try:
+        ZooCLI(args)
+    except (
+        CacheError,
+        DatasetCorruptError,
+        DatasetNotFoundError,
+        FloatingPointError,
+        weights.CheckpointError,
+    ) as error:
+        sys.exit(f"zoo: {error}")

@@ -1,12 +1,23 @@
 """The metrics of every model on every data set, chosen by the fields that the scene and the batch both have."""
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from datamodules.batch import Batch
-from metrics import AveragePrecision, CountAccuracy, CountError
+from metrics import (
+    AveragePrecision,
+    CategoryCorrespondence,
+    CountAccuracy,
+    CountError,
+    LocationMatchedAccuracy,
+    ReconstructionError,
+)
 from zoo.scene import Scene
 
+METRIC_NAMES = (
+    *("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "count_error"),
+    *("category_correspondence", "category_accuracy", "mse", "normalized_error"),
+)
 _IOU_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 
 
@@ -16,7 +27,9 @@ class SceneMetrics(nn.Module):
     - `ap50`: VOC average precision at an IoU of 0.5, area under the precision envelope; `ap50_11pt`: at 11 recalls.
     - `ap`: mean over IoU 0.1, 0.2, ..., 0.9, area under the envelope; `ap_11pt`: at 11 recalls, as in the SPAIR paper.
     - `count_accuracy`: images with the right number of slots of presence at least 0.5; `count_error`: mean difference.
-    - `mse`: squared error of a pixel, mean over images.
+    - `category_correspondence`: share of true objects whose class is among the image's predicted categories, under the
+      best one-to-one naming of categories (Discrete-AIR); `category_accuracy`: the same for objects paired by place.
+    - `mse`: squared error of a pixel; `normalized_error`: squared error over squared intensity, both over all images.
     """
 
     def __init__(self) -> None:
@@ -31,20 +44,40 @@ class SceneMetrics(nn.Module):
             }
         )
         self.counts = MetricCollection({"count_accuracy": CountAccuracy(), "count_error": CountError()})
-        self.pixels = MetricCollection({"mse": MeanMetric()})
+        self.pixels = MetricCollection(
+            {"mse": ReconstructionError("mean"), "normalized_error": ReconstructionError("normalized")}
+        )
+        self.categories = MetricCollection({})  # filled when numbers of categories and classes are known
 
-    def update(self, scene: Scene, batch: Batch) -> None:
-        """Take in one batch."""
+    def update(self, scene: Scene, batch: Batch, num_classes: int | None = None) -> None:
+        """Take in one batch.
+
+        Args:
+            scene: What the model sees.
+            batch: What there is.
+            num_classes: How many classes the data set tells apart; null leaves out what is said of categories.
+        """
         if "boxes" in batch:
             self.detection.update(scene.boxes, scene.presence, batch["boxes"], batch["valid"])
         if "valid" in batch:
             self.counts.update(scene.presence, batch["valid"])
-        self.pixels.update((scene.reconstruction - batch["image"]).square().mean((1, 2, 3)))
+        self.pixels.update(scene.reconstruction, batch["image"])
+        if scene.category is not None and num_classes is not None and "labels" in batch:
+            if not self.categories:
+                sizes = (scene.category.shape[-1], num_classes)
+                self.categories.add_metrics({"category_correspondence": CategoryCorrespondence(*sizes)})
+                self.categories.add_metrics({"category_accuracy": LocationMatchedAccuracy(*sizes)})
+                self.categories.to(scene.category.device)
+            category, labels, valid = scene.category.argmax(-1), batch["labels"], batch["valid"]
+            self.categories["category_correspondence"].update(category, scene.presence, labels, valid)
+            place = (scene.presence, scene.boxes, labels, batch["boxes"], valid)
+            self.categories["category_accuracy"].update(category, *place)
 
     def compute(self) -> dict[str, Tensor]:
         """Values of the metrics that were updated."""
-        used = [group for group in self._groups() if next(iter(group.values())).update_called]
-        return {name: value for group in used for name, value in group.compute().items()}
+        used = [group for group in self._groups() if any(metric.update_called for metric in group.values())]
+        values = {name: value for group in used for name, value in group.compute().items()}
+        return {name: values[name] for name in METRIC_NAMES if name in values}
 
     def reset(self) -> None:
         """Start anew."""
@@ -52,4 +85,4 @@ class SceneMetrics(nn.Module):
             group.reset()
 
     def _groups(self) -> tuple[MetricCollection, ...]:
-        return self.detection, self.counts, self.pixels
+        return self.detection, self.counts, self.pixels, self.categories

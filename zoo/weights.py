@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from zoo.models.base import ObjectModel
 
-_SHIPPED = Path(__file__).parent / "checkpoints"
+SHIPPED = Path(__file__).parent / "checkpoints"
 
 
 class CheckpointError(ValueError):
@@ -30,7 +30,7 @@ def list_models() -> dict[str, str]:
 
 def list_weights() -> dict[str, dict[str, Any]]:
     """Names of the trained checkpoints that come with the zoo, each with its record (see `read_record`)."""
-    return {path.stem: _read_json(path) for path in sorted(_SHIPPED.glob("*.json"))}
+    return {path.stem: _read_json(path) for path in sorted(SHIPPED.glob("*.json"))}
 
 
 def load(source: str | os.PathLike[str]) -> "ObjectModel":
@@ -84,20 +84,24 @@ def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Pa
     return base.with_name(base.name + ".safetensors")
 
 
-def find(source: str | os.PathLike[str]) -> Path:
+def find(source: str | os.PathLike[str], prefer: str = "best") -> Path:
     """The checkpoint file that a name, run folder or path means.
+
+    Args:
+        source: A name from `list_weights()`, a run folder, or a file.
+        prefer: Which checkpoint of a run folder to take if it has both: "best" or "last".
 
     Raises:
         CheckpointError: There is none; the message lists what there is.
     """
     text = os.fspath(source)
-    shipped = _SHIPPED / f"{text}.safetensors"
+    shipped = SHIPPED / f"{text}.safetensors"
     if os.sep not in text and shipped.is_file():
         return shipped
     path = Path(text)
     if path.is_dir():
         for folder in (path / "checkpoints", path):
-            for name in ("best.ckpt", "last.ckpt"):
+            for name in sorted(("best.ckpt", "last.ckpt"), reverse=prefer == "last"):
                 if (folder / name).is_file():
                     return folder / name
         raise CheckpointError(f"no best.ckpt or last.ckpt in {path} or {path / 'checkpoints'}")
@@ -105,7 +109,7 @@ def find(source: str | os.PathLike[str]) -> Path:
         path = path.with_suffix(".safetensors")
     if path.is_file():
         return path
-    names = [p.stem for p in sorted(_SHIPPED.glob("*.safetensors"))]
+    names = [p.stem for p in sorted(SHIPPED.glob("*.safetensors"))]
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise CheckpointError(

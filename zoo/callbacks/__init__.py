@@ -1,6 +1,8 @@
-"""Pictures and tables for whatever logger is there."""
+"""Pictures and tables for whatever logger is there, checkpoints, and what was predicted."""
 
+from zoo.callbacks.checkpoints import LastCheckpoint
 from zoo.callbacks.pictures import ScenePictures
 from zoo.callbacks.tables import MetricTable
+from zoo.callbacks.writer import SceneWriter
 
-__all__ = ["MetricTable", "ScenePictures"]
+__all__ = ["LastCheckpoint", "MetricTable", "ScenePictures", "SceneWriter"]

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from datamodules.batch import Batch
+from zoo.models.base import ObjectModel
 from zoo.scene import Scene
 
 TRUE_COLOR, PREDICTED_COLOR = (255, 200, 0), (60, 140, 255)  # as in the SPAIR paper's figure 2
@@ -66,11 +67,12 @@ class ScenePictures(Callback):
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+        log_dir = trainer.log_dir  # asks the other processes, so all of them have to come here
         if self._batch is None or not trainer.is_global_zero:
             return
-        sheet = draw_scenes(self._batch, pl_module(self._batch["image"]), self.threshold)
-        if trainer.log_dir is not None:
-            folder = Path(trainer.log_dir, "pictures")
+        sheet = draw_scenes(self._batch, cast(ObjectModel, pl_module).see(self._batch), self.threshold)
+        if log_dir is not None:
+            folder = Path(log_dir, "pictures")
             folder.mkdir(parents=True, exist_ok=True)
             sheet.save(folder / f"{name}.png")
             sheet.save(folder / "last.png")

@@ -4,6 +4,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from zoo.evaluation import METRIC_NAMES
+
 
 class MetricTable(Callback):
     """Prints the metrics of the last validation when training ends, and those of the test set after a test."""
@@ -31,8 +33,9 @@ class MetricTable(Callback):
         table = Table()
         table.add_column("metric")
         table.add_column("value", justify="right")
-        for metric, value in values.items():
-            table.add_row(metric, f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}")
+        metrics = [name for name in METRIC_NAMES if name in values]
+        for name in metrics + [name for name in values if name not in metrics]:  # loss terms come last
+            table.add_row(name, f"{values[name]:.4f}" if abs(values[name]) < 100 else f"{values[name]:.1f}")
         console = Console()
         console.print(
             f"{type(pl_module).__name__} on {getattr(data, 'name', type(data).__name__)}, {title}", soft_wrap=True

@@ -1,14 +1,13 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.batch import Batch
 from zoo.evaluation import SceneMetrics
@@ -52,6 +51,10 @@ class ObjectModel(LightningModule):
         """See the objects in (B, C, H, W) images with values in [0, 1]."""
         raise NotImplementedError
 
+    def see(self, batch: Batch) -> Scene:
+        """The scene of a batch: of its images alone, unless a paper tells its model more."""
+        return self(batch["image"])
+
     # hyperparameters
 
     @property
@@ -74,7 +77,6 @@ class ObjectModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the loss terms."""
-        self.check_image(batch["image"])
         _seed_noise(self.global_step, self.global_rank)
         terms = self.losses(batch)
         loss = self._total(terms)
@@ -96,23 +98,22 @@ class ObjectModel(LightningModule):
         """As in validation."""
         self._evaluate(batch, batch_idx, "test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Scene:
-        """The scene of each image."""
-        self.check_image(batch["image"])
-        return self(batch["image"])
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The fields of each image's scene that this model has (Lightning cannot handle frozen dataclasses)."""
+        return {name: value for name, value in vars(self.see(batch)).items() if value is not None}
 
     def _evaluate(self, batch: Batch, batch_idx: int, stage: str) -> None:
         image = batch["image"]
-        self.check_image(image)
         _seed_noise(batch_idx, self.global_rank)
         terms = self.losses(batch)
         total = self._total(terms)
         for name, value in {**terms, "loss": total}.items():
             self.log(f"{stage}/{name}", value, batch_size=len(image), sync_dist=True, on_epoch=True)
-        scene = self(image)
+        scene = self.see(batch)
         if batch_idx == 0:
             scene.check(image)
-        self._metrics(stage).update(scene, batch)
+        data = getattr(self.trainer, "datamodule", None)
+        self._metrics(stage).update(scene, batch, getattr(data, "num_classes", None))
 
     def _end_epoch(self, stage: str) -> None:
         bar = ("ap50", "count_accuracy")
@@ -147,24 +148,38 @@ class ObjectModel(LightningModule):
                 )
 
     def check_image(self, image: Tensor) -> None:
-        """Raise ValueError if images are not floats of shape (B, C, H, W) with this model's number of channels."""
-        channels = self.hparams["channels"]
+        """Refuse what is no batch of images for this model; models call it where images come in.
+
+        Args:
+            image: (B, C, H, W) float in [0, 1], C this model's `channels`. Values are looked at on a CPU only.
+
+        Raises:
+            ValueError: Number of dimensions, channels, type or range are off; the message names the fix.
+        """
+        name, channels = type(self).__name__, self.hp.channels
         if image.ndim != 4 or image.shape[1] != channels or not image.is_floating_point():
             raise ValueError(
-                f"{type(self).__name__} expects float images of shape (B, {channels}, H, W), got {image.dtype} of "
-                f"shape {tuple(image.shape)}; set model.init_args.channels and data.init_args.channels alike"
+                f"{name} expects float images of shape (B, {channels}, H, W), got {image.dtype} of shape "
+                f"{tuple(image.shape)}; set model.init_args.channels and data.init_args.channels alike"
             )
+        if image.device.type == "cpu" and not (image.numel() and image.min() >= 0 and image.max() <= 1):
+            raise ValueError(f"{name} expects pixels in [0, 1], got {_range(image)}; divide 8-bit images by 255")
 
     # optimisation
 
+    def parameter_groups(self) -> Any:
+        """What is optimised: parameters, or groups of them as Adam takes them, some with an `lr_name` of their own."""
+        return self.parameters()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam at `lr`, which may be a schedule."""
-        start = schedule_value(self.hparams["lr"], 0)
-        optimizer = torch.optim.Adam(self.parameters(), lr=start, fused=True)
-        if isinstance(self.hparams["lr"], int | float):
-            return optimizer
-        factor: Callable[[int], float] = lambda step: schedule_value(self.hparams["lr"], step) / start  # noqa: E731
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        """Adam. A group of parameters follows the hyperparameter that its `lr_name` names, `lr` by default."""
+        return torch.optim.Adam(self.parameter_groups(), lr=self.scheduled("lr"), fused=True)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set learning rates from the step alone, so that they hold in a resumed run, changed ones too."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.scheduled(group.get("lr_name", "lr"))
 
     def configure_gradient_clipping(
         self,
@@ -204,6 +219,10 @@ class ObjectModel(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over what the checkpoint's model was trained on."""
         self.data_record = (checkpoint.get("zoo") or {}).get("data")
+
+
+def _range(image: Tensor) -> str:
+    return f"{image.min().item():.4g} to {image.max().item():.4g}" if image.numel() else "no pixels"
 
 
 def _seed_noise(step: int, rank: int) -> None:

@@ -231,6 +231,9 @@ class SPAIR(ObjectModel):
             `z_depth`, `presence_logit`, `presence`, `what_mean`, `what_std`, `z_what`.
         """
         hp = self.hp
+        self.check_image(image)
+        if min(image.shape[-2:]) < hp.cell_size:
+            raise ValueError(f"images of {tuple(image.shape[-2:])} px are smaller than a cell of {hp.cell_size} px")
         with torch.autocast(image.device.type, torch.bfloat16, enabled=hp.bf16_backbone):
             features = self.backbone(image.contiguous(memory_format=torch.channels_last)).float()
         rows, columns = features.shape[-2:]

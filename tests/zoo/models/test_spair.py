@@ -1,0 +1,216 @@
+import pytest
+import torch
+from contract import ModelContract, trainer
+
+from zoo.layers.distributions import kl_normal
+from zoo.models import SPAIR
+
+SMALL = {
+    "channels": 1,
+    "backbone_strides": [3, 2, 2],
+    "backbone_channels": 16,
+    "backbone_features": 20,
+    "lateral_hidden": [30],
+    "encoder_hidden": [40],
+    "decoder_hidden": [40],
+    "what_dim": 8,
+}
+# the cures of configs/quick/spair.yaml, in as small a network as learns
+LEARNS = {
+    **SMALL,
+    "backbone_channels": 32,
+    "encoder_hidden": [128],
+    "decoder_hidden": [128],
+    "what_dim": 16,
+    "alpha_logit_scale": 1.0,
+    "alpha_logit_bias": 0.0,
+    "center_bias": 6.0,
+    "center_blob": 3.0,
+    "where_std_bias": -3.0,
+    "size_bias": -0.7,
+    "size_prior": [-0.9, 0.25],
+    "presence_bias": 3.0,
+    "training_wheels": 20,
+    "importance_floor": 0.0025,
+    "likelihood": "normal",
+    "position_kl_weight": [0.02, 1.0, 1500, "linear"],
+    "what_kl_weight": [0.08, 4.0, 1500, "linear"],
+    "trim_threshold": 0.1,
+    "lr": 2e-3,
+}
+
+
+class TestSPAIR(ModelContract):
+    model_class = SPAIR
+    settings = SMALL
+    sizes = ((48, 48), (84, 84), (50, 33))
+
+
+class TestChainedSPAIR(TestSPAIR):
+    """The code's order: where, what, depth, presence; an image's own background; the fast renderer."""
+
+    settings = {
+        **SMALL,
+        "channels": 3,
+        "passthrough": 10,
+        "background": "mlp",
+        "renderer": "premultiplied",
+        "glimpse_padding": "border",
+        "trim_threshold": 0.1,
+        "lookback": 2,
+    }
+
+
+def test_defaults_are_the_papers() -> None:
+    model = SPAIR()
+    hp = model.hp
+    # the supplement's table 1
+    assert (hp.anchor, hp.center_bounds, hp.cell_size, hp.what_dim, hp.object_size) == (48, (-0.5, 1.5), 12, 50, 14)
+    assert (hp.lr, hp.max_grad_norm, hp.size_prior, hp.position_prior) == (1e-4, 1.0, (-2.2, 0.5), (0.0, 1.0))
+    # D.2: s starts near 0 and is about 0.99 after a few thousand steps
+    from zoo.layers.schedules import schedule_value
+
+    s = [1 / (1 + schedule_value(hp.count_prior_odds, step)) for step in (0, 6000, 10_000)]
+    assert s[0] < 1e-5
+    assert 0.4 < s[1] < 0.6
+    assert 0.98 < s[2] < 0.99
+
+
+def test_parameter_count_of_the_codes_networks() -> None:
+    # backbone 576,740; where 53,508; depth 68,302; presence 58,201; encoder 458,596; decoder 546,832; edge 56
+    model = SPAIR(passthrough=100)
+    assert sum(p.numel() for p in model.parameters()) == 1_762_235
+
+
+def test_losses_add_up_to_the_negative_elbo_written_out_for_one_object() -> None:
+    """On a grid of one cell every term can be written down by hand."""
+    torch.manual_seed(0)
+    model = SPAIR(**{**SMALL, "likelihood": "normal", "likelihood_std": 0.3, "count_prior_odds": 0.5}).train()
+    image = torch.rand(1, 1, 12, 12)
+    torch.manual_seed(7)
+    terms = model.losses({"image": image})
+    torch.manual_seed(7)
+    q = model.infer(image, model.draw_noise(image, sample=True))
+    drawn = model.render(q, torch.zeros_like(image))[0]
+    log_likelihood = torch.distributions.Normal(drawn, 0.3).log_prob(image).sum()
+    torch.testing.assert_close(terms["reconstruction"], -log_likelihood)
+    # one cell, p(C) proportional to (1 - s)^C with (1 - s) / s = 0.5, so 1 - s = 1 / 3: p(z = 1) = (1/3) / (1 + 1/3)
+    prior = torch.distributions.Bernoulli(torch.tensor(0.25))
+    posterior = torch.distributions.Bernoulli(logits=q["presence_logit"].squeeze())
+    torch.testing.assert_close(terms["kl_presence"], torch.distributions.kl_divergence(posterior, prior))
+    presence = q["presence"].squeeze()
+    what = kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0).sum()
+    torch.testing.assert_close(terms["kl_what"], presence * what)
+    size = kl_normal(q["where_mean"][..., 2:], q["where_std"][..., 2:], -2.2, 0.5).sum()
+    torch.testing.assert_close(terms["kl_size"], presence * size)
+
+
+def test_lower_depth_is_in_front() -> None:
+    model = SPAIR(**SMALL).eval()
+    colors = torch.tensor([0.2, 0.9])
+
+    def decode(z_what: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return colors.view(1, 2, 1, 1, 1).expand(1, 2, 1, 14, 14), torch.ones(1, 2, 14, 14)
+
+    model.decode = decode
+    latents = {
+        "z_what": torch.zeros(1, 2, 8),
+        "z_depth": torch.tensor([[[8.0], [-8.0]]]),
+        "presence": torch.ones(1, 2, 1),
+        "boxes": torch.tensor([[[4.0, 4.0, 40.0, 40.0]] * 2]),
+    }
+    drawn = model.render(latents, torch.zeros(1, 1, 48, 48))[0]
+    assert abs(drawn[0, 0, 24, 24] - 0.9) < 1e-3
+
+
+def test_training_wheels_keep_where_depth_and_presence_from_learning(monkeypatch) -> None:
+    model = SPAIR(**{**SMALL, "training_wheels": 5}).train()
+    image = torch.rand(2, 1, 48, 48)
+    torch.manual_seed(0)
+    sum(model.losses({"image": image}).values()).backward()
+    assert all(p.grad is None or not p.grad.any() for p in [*model.lateral.parameters(), *model.backbone.parameters()])
+    assert all(p.grad.any() for p in model.encoder.parameters())
+    monkeypatch.setattr(SPAIR, "global_step", 5)
+    sum(model.losses({"image": image}).values()).backward()
+    assert all(p.grad.any() for p in model.lateral.parameters())
+
+
+def test_features_of_an_image_part_do_not_depend_on_the_size_of_the_image() -> None:
+    """What is learnt on crops holds on full images: cells far from the border see the same."""
+    torch.manual_seed(0)
+    model = SPAIR(**{**SMALL, "lookback": 0}).eval()
+    image = torch.rand(1, 1, 84, 84)
+    with torch.no_grad():
+        full, crop = model(image), model(image[:, :, 12:60, 24:72])
+    # a cell sees 31 px to the right and down, so the crop's first two rows and columns see nothing of its border
+    inner = full.presence.view(7, 7)[1:3, 2:4]
+    torch.testing.assert_close(inner, crop.presence.view(4, 4)[:2, :2], rtol=1e-4, atol=1e-5)
+
+
+def test_trimmed_boxes_lie_in_the_attention_boxes() -> None:
+    torch.manual_seed(0)
+    scene = SPAIR(**{**SMALL, "trim_threshold": 0.3}).eval()(torch.rand(2, 1, 48, 48))
+    slack = 1e-4
+    assert (scene.boxes[..., :2] >= scene.attention_boxes[..., :2] - slack).all()
+    assert (scene.boxes[..., 2:] <= scene.attention_boxes[..., 2:] + slack).all()
+
+
+def test_bf16_backbone_changes_little() -> None:
+    torch.manual_seed(0)
+    exact = SPAIR(**SMALL).eval()
+    half = SPAIR(**{**SMALL, "bf16_backbone": True}).eval()
+    half.load_state_dict(exact.state_dict())
+    image = torch.rand(2, 1, 48, 48)
+    torch.testing.assert_close(half(image).reconstruction, exact(image).reconstruction, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["mode", "learned", "fixed"])
+def test_backgrounds_come_to_the_colour_of_the_scenes(kind: str, tmp_path, uci_data) -> None:
+    blue = [0.0, 51 / 255, 204 / 255]
+    settings = {**SMALL, "channels": 3, "background": kind, "background_color": blue if kind == "fixed" else None}
+    model = SPAIR(**{**settings, "presence_bias": -4.0, "lr": 3e-2})
+    data = uci_data(channels=3, background_color=blue, num_digits=1)
+    trainer(tmp_path, max_steps=30, limit_val_batches=0, enable_checkpointing=False).fit(model, data)
+    color = model.background(torch.zeros(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(color, torch.tensor(blue), rtol=0, atol=0.05 if kind == "learned" else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"channels": 2}, "channels must be one of"),
+        ({"cell_size": 10}, "cell_size=10"),
+        ({"backbone_strides": [6, 2]}, "strides must be between"),
+        ({"renderer": "fast"}, "renderer must be one of"),
+        ({"background": "sky"}, "background must be one of"),
+        ({"background_color": [1.0]}, "background: fixed"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"size_prior": [0.0, 0.0]}, "size_prior must be"),
+        ({"trim_threshold": 2.0}, "trim_threshold must be"),
+        ({"lr": [1e-3, 1e-4, 100, "wavy"]}, "lr must be a number or .*wavy"),
+        ({"what_kl_weight": "big"}, "the weight of kl_what"),
+        ({"lookback": 3}, "lookback must be one of"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(setting, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SPAIR(**{**SMALL, **setting})
+
+
+def test_images_smaller_than_a_cell_are_refused() -> None:
+    with pytest.raises(ValueError, match="smaller than a cell of 12 px"):
+        SPAIR(**SMALL).eval()(torch.rand(1, 1, 8, 48))
+
+
+def test_it_learns_to_find_digits(tmp_path, uci_data) -> None:
+    """In seconds, without a box ever shown: the loss falls and average precision rises from nothing."""
+    torch.manual_seed(0)
+    model = SPAIR(**LEARNS)
+    data = uci_data(image_size=36, num_digits=[1, 2], num_train=2000, num_val=64, batch_size=16)
+    before = trainer(tmp_path).validate(model, data, verbose=False)[0]
+    trainer(tmp_path, max_steps=250, limit_val_batches=0, enable_checkpointing=False).fit(model, data)
+    after = trainer(tmp_path).validate(model, data, verbose=False)[0]
+    assert after["val/loss"] < before["val/loss"] - 500
+    assert before["val/ap50"] < 0.1
+    assert after["val/ap50"] > 0.6
+    assert after["val/mse"] < 0.02
