@@ -1,0 +1,486 @@
+"""AIR: Attend, Infer, Repeat, and DAIR, Difference AIR (Eslami et al., NeurIPS 2016).
+
+The model as Discrete-AIR (Wang et al. 2019, section 2, equations 1 to 3) and SPAIR (Crawford and Pineau 2019, section
+5.1 and supplement D.1) restate it. Where they are silent, defaults follow Pyro's program, which reaches the paper's
+count accuracy. Differences from the paper:
+
+- Presence is relaxed by default (Concrete, as in SPAIR's and Discrete-AIR's AIR); `gradient: nvil` is the paper's.
+- The divergence of presence is in closed form, step by step; the paper's estimate has the same expectation.
+- Divergences of where and what are weighted by presence, relaxed or not: an absent object is not paid for.
+- The cures for collapse that the programs found are options, on by default: `decoder_bias`, `presence_bias`,
+  `count_prior_odds` that starts high, `residual_where`, `where_std`, `what_std`.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from zoo.layers import boxes as box_ops
+from zoo.layers.additive import add_up
+from zoo.layers.blocks import last_bias, mlp
+from zoo.layers.distributions import (
+    bernoulli_log_likelihood,
+    kl_bernoulli,
+    kl_normal,
+    logistic_noise,
+    normal_log_likelihood,
+    relaxed_bernoulli,
+)
+from zoo.layers.glimpses import extract_glimpses
+from zoo.layers.recurrent import ImageLSTM, ImageMLP
+from zoo.layers.schedules import Schedule, schedule_value
+from zoo.models.base import ObjectModel
+from zoo.scene import Scene
+
+Latents = dict[str, Tensor]
+
+
+class AIR(ObjectModel):
+    """A recurrent network that attends to one object at a time and decides when to stop, the encoder of a VAE.
+
+    In nats per image, -ELBO = `reconstruction` + `kl_where` + `kl_what` + `kl_presence`. With `gradient: nvil` two
+    more terms train presence: `score_function`, whose value is always 0 and whose gradient is the estimator's, and
+    `baseline`, a squared error in (nats per pixel)^2. So the loss stays the -ELBO, but for the small `baseline`.
+
+    Args:
+        channels: Image channels, 1 or 3.
+        image_size: Side of the images in pixels, or [height, width]; the recurrent cell reads them flat.
+        num_steps: N, the most objects that can be found; one more than there are lets the model learn to stop.
+        known_count: Tell the model each image's number of objects, from the batch's `valid` (SPAIR, section 5.1):
+            that many steps are run, and presence is not inferred. Images alone get all `num_steps`.
+        what_dim: Dimension of z_what.
+        object_size: Side of a glimpse and of a decoded object, in texels.
+        cell: "lstm"; or "mlp", without memory: the DAIR of SPAIR's program.
+        cell_hidden: Width of the LSTM.
+        mlp_hidden: Widths of the hidden layers of the cell "mlp".
+        see_latents: Feed the last step's latents to the cell. Off in SPAIR's program.
+        where_hidden: Hidden layers from the cell's output to z_where and z_pres.
+        encoder_hidden: Hidden layers from glimpse to z_what.
+        decoder_hidden: Hidden layers from z_what to object.
+        num_scales: 2: z_where has a height and a width; 1: one scale for both (the paper).
+        scale_prior: Mean and std of the scales before the sigmoid that makes them fractions of the image.
+        shift_prior: Mean and std of the shifts before the tanh that makes them positions, the image's edges at -1, 1.
+        residual_where: q(z_where) starts at its prior's mean, with std in units of the prior's.
+        where_std: Initial std of q(z_where), in units of the prior's if it is residual.
+        what_std: Initial std of q(z_what): a small one makes appearance count from the start, and counts come right
+            several times sooner.
+        presence_bias: Initial bias of the presence logit: 2 starts with objects on.
+        decoder_bias: Initial bias of the decoder's last layer, before the sigmoid: -2 starts with faint objects, so
+            that they do no harm before they are any good.
+        gradient: How presence learns: "concrete", a relaxation with `temperature`; or "nvil", the score function with
+            a learned baseline (Mnih and Gregor 2014), unbiased.
+        temperature: Of the Concrete presence.
+        baseline_hidden: Width of the baseline's LSTM and of the layer after it.
+        baseline_lr: Adam's learning rate of the baseline.
+        likelihood: "normal" with `likelihood_std`, or "bernoulli" on the canvas cut off at 1.
+        likelihood_std: Standard deviation of the normal likelihood.
+        count_prior_odds: p / (1 - p), p the geometric prior's probability of one more object at each step. A start
+            far above 1 costs nothing while reconstruction is poor; an end far below 1 keeps empty slots off.
+        where_kl_weight: Weight of z_where's divergence.
+        what_kl_weight: Weight of z_what's.
+        presence_kl_weight: Weight of z_pres's.
+        trim_threshold: Null yields the attention boxes. A number in (0, 1) trims them to the texels that reach it
+            (GMAIR, section 4).
+        lr: Adam's learning rate.
+        max_grad_norm: Largest norm of the gradient.
+    """
+
+    schedules = ("lr", "baseline_lr", "count_prior_odds")
+    difference = False
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        image_size: int | tuple[int, int] = 50,
+        num_steps: int = 3,
+        known_count: bool = False,
+        what_dim: int = 50,
+        object_size: int = 28,
+        cell: str = "lstm",
+        cell_hidden: int = 256,
+        mlp_hidden: tuple[int, ...] = (256, 256, 256, 256),
+        see_latents: bool = True,
+        where_hidden: tuple[int, ...] = (200,),
+        encoder_hidden: tuple[int, ...] = (200,),
+        decoder_hidden: tuple[int, ...] = (200,),
+        num_scales: int = 2,
+        scale_prior: tuple[float, float] = (-0.5, 0.2),
+        shift_prior: tuple[float, float] = (0.0, 1.0),
+        residual_where: bool = True,
+        where_std: float = 0.13,
+        what_std: float = 0.13,
+        presence_bias: float = 2.0,
+        decoder_bias: float = -2.0,
+        gradient: str = "concrete",
+        temperature: float = 1.0,
+        baseline_hidden: int = 256,
+        baseline_lr: Schedule = 1e-3,
+        likelihood: str = "normal",
+        likelihood_std: float = 0.3,
+        count_prior_odds: Schedule = [100.0, 0.01, 500, "exponential"],  # noqa: B006 (never changed)
+        where_kl_weight: Schedule = 1.0,
+        what_kl_weight: Schedule = 1.0,
+        presence_kl_weight: Schedule = 1.0,
+        trim_threshold: float | None = None,
+        lr: Schedule = 1e-4,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.term_weights = {
+            "kl_where": where_kl_weight,
+            "kl_what": what_kl_weight,
+            "kl_presence": presence_kl_weight,
+        }
+        _check(self.hp)
+        self.check_schedules()
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.size_hw = (height, width)
+        self.where_dim = num_scales + 2
+        pixels, texels = channels * height * width, channels * object_size**2
+        latents = self.where_dim + what_dim + 1 if see_latents else 0
+        self.cell: ImageLSTM | ImageMLP
+        if cell == "lstm":
+            self.cell = ImageLSTM(pixels, latents, cell_hidden)
+        else:
+            self.cell = ImageMLP(pixels, latents, mlp_hidden, cell_hidden)
+        self.locate = mlp(cell_hidden, where_hidden, 2 * self.where_dim + 1)
+        self.encoder = mlp(texels, encoder_hidden, 2 * what_dim)
+        self.decoder = mlp(what_dim, decoder_hidden, texels)
+        self.baseline: _Baseline | None = None
+        if gradient == "nvil" and not known_count:
+            self.baseline = _Baseline(pixels, self.where_dim + what_dim + 1, baseline_hidden)
+        with torch.no_grad():
+            last_bias(self.locate)[-1] = presence_bias
+            last_bias(self.decoder).fill_(decoder_bias)
+        prior = torch.tensor([scale_prior] * num_scales + [shift_prior] * 2)
+        self.register_buffer("where_prior", prior, persistent=False)  # (where_dim, 2): mean and std
+
+    where_prior: Tensor
+
+    # inference: Discrete-AIR, equation 1
+
+    def infer(self, image: Tensor, noise: Latents | None, count: Tensor | None = None) -> Latents:
+        """Encode images into latents, z = mean + std * noise, one object after the other.
+
+        Args:
+            image: (B, C, H, W).
+            noise: From `draw_noise`; None for means and, for presence, the most likely.
+            count: (B,) the number of objects, if it is known.
+
+        Returns:
+            With N steps, each (B, N, .): `where_mean`, `where_std`, `z_where`, `boxes`, `what_mean`, `what_std`,
+            `z_what`, `presence_logit`, `presence` (1 until the model stops, 0 from there on), `belief` (probability of
+            not having stopped), `patches` (C, P, P), and in training by NVIL `baseline` (nats per pixel). And
+            `canvas`, (B, C, H, W).
+        """
+        hp = self.hp
+        self.check_image(image)
+        B = len(image)
+        canvas = torch.zeros_like(image)
+        latents = image.new_zeros(B, self.where_dim + hp.what_dim + 1)
+        latents[:, -1] = 1
+        presence = belief = image.new_ones(B, 1)
+        state = self.cell.begin(B)
+        history: list[tuple[Tensor, Tensor]] = []
+        steps: list[tuple[Tensor, ...]] = []
+        for t in range(hp.num_steps):
+            if t == 0 or self.difference:
+                remaining = image - canvas
+                seen = self.cell.read(remaining)
+            history.append((remaining, latents))
+            hidden, state = self.cell(seen, latents if hp.see_latents else latents[:, :0], state)
+            where_raw, logit = self.locate(hidden).split([2 * self.where_dim, 1], -1)
+            where_mean, where_std = _mean_std(where_raw, hp.where_std)
+            if hp.residual_where:
+                where_mean, where_std = self.where_prior[:, 0] + where_mean, self.where_prior[:, 1] * where_std
+            z_where = where_mean if noise is None else where_mean + where_std * noise["where"][:, t]
+            boxes = self.boxes(z_where)
+            glimpse = extract_glimpses(image, boxes[:, None], hp.object_size)
+            what_mean, what_std = _mean_std(self.encoder(glimpse.flatten(1)), hp.what_std)
+            z_what = what_mean if noise is None else what_mean + what_std * noise["what"][:, t]
+            if count is not None:
+                presence = belief = (t < count[:, None]).to(image.dtype)
+            else:
+                belief = belief * logit.sigmoid()
+                if noise is None:
+                    presence = (belief >= 0.5).to(image.dtype)
+                elif self.training and hp.gradient == "concrete":
+                    presence = presence * relaxed_bernoulli(logit, noise["presence"][:, t], hp.temperature)
+                else:
+                    presence = presence * (logit + noise["presence"][:, t] > 0)
+            patch = self.decode(z_what)
+            if self.difference:
+                canvas = canvas + self.draw(patch[:, None], boxes[:, None], presence[:, None])
+            latents = torch.cat([z_where, z_what, presence], -1)
+            steps.append((
+                where_mean, where_std, z_where, boxes, what_mean, what_std, z_what,
+                logit, presence, belief, patch,
+            ))  # fmt: skip
+        q = {name: torch.stack(values, 1) for name, values in zip(_LATENTS, zip(*steps, strict=True), strict=True)}
+        if self.baseline is not None and self.training and noise is not None:
+            q["baseline"] = self.baseline(history)
+        q["canvas"] = canvas if self.difference else self.draw(q["patches"], q["boxes"], q["presence"])
+        return q
+
+    def draw_noise(self, image: Tensor) -> Latents:
+        """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
+        B, N, device, dtype = len(image), self.hp.num_steps, image.device, image.dtype
+        return {
+            "where": torch.randn(B, N, self.where_dim, device=device, dtype=dtype),
+            "what": torch.randn(B, N, self.hp.what_dim, device=device, dtype=dtype),
+            "presence": logistic_noise(B, N, 1, device=device, dtype=dtype),
+        }
+
+    def boxes(self, z_where: Tensor) -> Tensor:
+        """(..., scales + shift y, x) to (..., 4) boxes in pixels."""
+        scale, shift = z_where.split([self.where_dim - 2, 2], -1)
+        return box_ops.attention_to_boxes(shift.tanh(), scale.sigmoid().expand_as(shift), self.size_hw)
+
+    # generation: Discrete-AIR, equations 2 and 3
+
+    def decode(self, z_what: Tensor) -> Tensor:
+        """(..., what_dim) to objects (..., C, P, P) in (0, 1)."""
+        hp = self.hp
+        return self.decoder(z_what).sigmoid().unflatten(-1, (hp.channels, hp.object_size, hp.object_size))
+
+    def draw(self, patches: Tensor, boxes: Tensor, presence: Tensor) -> Tensor:
+        """Add up objects (B, N, C, P, P), as far as they are present, (B, N, 1), in boxes (B, N, 4)."""
+        return add_up(patches * presence[..., None, None], boxes, self.size_hw)
+
+    # training
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of the negative ELBO, and those that train presence by NVIL; see the class."""
+        hp = self.hp
+        image = batch["image"]
+        count = self._count(batch)
+        q = self.infer(image, self.draw_noise(image), count)
+        if hp.likelihood == "bernoulli":
+            log_likelihood = bernoulli_log_likelihood(image, q["canvas"].clamp(max=1))
+        else:
+            log_likelihood = normal_log_likelihood(image, q["canvas"], hp.likelihood_std)
+        presence = q["presence"][..., 0]
+        costs = {  # (B, N)
+            "kl_where": presence * kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1)).sum(-1),
+            "kl_what": presence * kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0).sum(-1),
+        }
+        if count is None:
+            prior_logit = image.new_tensor(self.scheduled("count_prior_odds")).log()
+            before = F.pad(presence, (1, 0), value=1.0)[:, :-1]  # the step that stops is the last one paid for
+            costs["kl_presence"] = before * kl_bernoulli(q["presence_logit"][..., 0], prior_logit)
+        reconstruction = -log_likelihood.flatten(1).sum(1)
+        terms = {"reconstruction": reconstruction.mean()}
+        terms |= {name: cost.sum(1).mean() for name, cost in costs.items()}
+        if self.baseline is not None and self.training:
+            terms |= self._nvil(q, before, reconstruction, costs)
+        return terms
+
+    def _nvil(self, q: Latents, before: Tensor, reconstruction: Tensor, costs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The score function's surrogate and the baseline's error (Mnih and Gregor 2014, equations 5 to 8).
+
+        The signal of step t is what its presence can still change: the reconstruction, where and what from t on,
+        presence after t; each weighted as in the loss. A step after the stop has no signal.
+        """
+        weights = {name: schedule_value(self.term_weights[name], self.global_step) for name in costs}
+        paid = torch.stack([weights[name] * cost for name, cost in costs.items()]).sum(0)
+        to_go = paid.flip(1).cumsum(1).flip(1) - weights["kl_presence"] * costs["kl_presence"]
+        # per pixel: one learning rate does for all image sizes, and the baseline takes no share in the gradient's norm
+        pixels = q["canvas"][0].numel()
+        signal = (reconstruction[:, None] + to_go).detach() / pixels - q["baseline"][..., 0]
+        presence = q["presence"][..., 0]
+        log_q = -F.binary_cross_entropy_with_logits(q["presence_logit"][..., 0], presence, reduction="none")
+        surrogate = (before * pixels * signal.detach() * log_q).sum(1).mean()
+        return {
+            "score_function": surrogate - surrogate.detach(),
+            "baseline": (before * signal.square()).sum(1).mean(),
+        }
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """The baseline learns at its own rate."""
+        if self.baseline is None:
+            return self.parameters()
+        own = list(self.baseline.parameters())
+        others = [p for name, p in self.named_parameters() if not name.startswith("baseline.")]
+        return [{"params": others}, {"params": own, "lr_name": "baseline_lr"}]
+
+    # use
+
+    def forward(self, image: Tensor, count: Tensor | None = None) -> Scene:
+        """Find the objects of (B, C, H, W) images in [0, 1]; slots are steps, in the order in which they are taken.
+
+        Presence is the probability of not having stopped; objects are drawn where it is at least 0.5.
+
+        Args:
+            image: (B, C, H, W), of `image_size`.
+            count: (B,) number of objects, with `known_count`; None: `num_steps` in each image.
+
+        Raises:
+            ValueError: The images' size is another, or a count is given to a model that infers it.
+        """
+        if self.hp.known_count and count is None:
+            count = torch.full((len(image),), self.hp.num_steps, device=image.device)
+        elif not self.hp.known_count and count is not None:
+            raise ValueError("count is for models with known_count=true; this one infers it")
+        return self._scene(self.infer(image, None, count))
+
+    def see(self, batch: Batch) -> Scene:
+        """The scene of a batch; with `known_count`, and where the batch has `valid`, of as many objects."""
+        return self(batch["image"], self._count(batch) if "valid" in batch else None)
+
+    def check_image(self, image: Tensor) -> None:
+        """As for every model, and images must be of `image_size`."""
+        super().check_image(image)
+        if image.shape[-2:] != self.size_hw:
+            raise ValueError(
+                f"{type(self).__name__} reads images of one size, image_size={list(self.size_hw)}, got "
+                f"{list(image.shape[-2:])}; set model.init_args.image_size and data.init_args.image_size alike"
+            )
+
+    def _count(self, batch: Batch) -> Tensor | None:
+        """(B,) number of objects, if the model is to know."""
+        if not self.hp.known_count:
+            return None
+        if "valid" not in batch:
+            raise ValueError("known_count=true needs batches with `valid`: use labelled data or set known_count=false")
+        count = batch["valid"].sum(1)
+        # a table with room for no more than num_steps objects needs no look at its content, for which a GPU would wait
+        if batch["valid"].shape[1] > self.hp.num_steps < int(count.max()):
+            raise ValueError(
+                f"num_steps={self.hp.num_steps} is below the {int(count.max())} objects of an image, which "
+                "known_count=true says to find: raise model.init_args.num_steps"
+            )
+        return count
+
+    def _scene(self, q: Latents) -> Scene:
+        boxes = q["boxes"]
+        if self.hp.trim_threshold is not None:
+            boxes = box_ops.trim_boxes(boxes, q["patches"].mean(2), self.hp.trim_threshold)
+        return Scene(
+            reconstruction=q["canvas"].clamp(0, 1),
+            boxes=boxes,
+            presence=q["belief"][..., 0],
+            what=q["z_what"],
+            attention_boxes=q["boxes"],
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num_images: int,
+        image_size: tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
+        count: int | None = None,
+    ) -> Scene:
+        """Draw scenes from the prior: a count, then where and what of each object.
+
+        Args:
+            num_images: How many.
+            image_size: (H, W) in pixels; None: the model's.
+            generator: A CPU generator, for repeatable scenes.
+            count: Objects in each image, any number; None: drawn from the prior as the schedule has it (which favours
+                empty images, as it has to outweigh many pixels), or `num_steps` with `known_count`.
+
+        Returns:
+            A `Scene` whose presence is 0 or 1.
+        """
+        hp = self.hp
+        slots = hp.num_steps if count is None else count
+        if count is None and not hp.known_count:
+            odds = self.scheduled("count_prior_odds")
+            more = torch.rand(num_images, slots, 1, generator=generator) < odds / (1 + odds)
+            presence = more.cumprod(1).float().to(self.device)
+        else:
+            presence = torch.ones(num_images, slots, 1, device=self.device)
+        where = torch.randn(num_images, slots, self.where_dim, generator=generator).to(self.device)
+        z_what = torch.randn(num_images, slots, hp.what_dim, generator=generator).to(self.device)
+        boxes, patches = self.boxes(self.where_prior[:, 0] + self.where_prior[:, 1] * where), self.decode(z_what)
+        size = image_size or self.size_hw
+        boxes = boxes * boxes.new_tensor([size[1] / self.size_hw[1], size[0] / self.size_hw[0]] * 2)
+        canvas = add_up(patches * presence[..., None, None], boxes, size)
+        return self._scene({"boxes": boxes, "patches": patches, "canvas": canvas, "belief": presence, "z_what": z_what})
+
+
+class DAIR(AIR):
+    """AIR whose cell sees what remains of the image: the image minus the canvas so far.
+
+    Glimpses are still read from the image itself, and gradients flow through the canvas (as in SPAIR's program). What
+    is done shows in what the cell sees, so that it needs no memory: `cell: mlp`. Hyperparameters are AIR's.
+    """
+
+    difference = True
+
+
+class _Baseline(nn.Module):
+    """NVIL's baseline: what the loss will be, in nats per pixel, from what the cell sees at each step.
+
+    An LSTM whatever the cell is. No gradient flows to what it sees.
+    """
+
+    def __init__(self, pixels: int, latents: int, hidden: int) -> None:
+        super().__init__()
+        self.lstm = ImageLSTM(pixels, latents, hidden)
+        self.net = mlp(hidden, [hidden], 1)
+
+    def forward(self, history: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Images (B, C, H, W) and latents of the step before (B, .), for each of N steps, to (B, N, 1)."""
+        state = self.lstm.begin(len(history[0][0]))
+        seen: Tensor | None = None
+        outputs = []
+        for image, latents in history:
+            if image is not seen:
+                seen, read = image, self.lstm.read(image.detach())
+            hidden, state = self.lstm(read, latents.detach(), state)
+            outputs.append(self.net(hidden))
+        return torch.stack(outputs, 1)
+
+
+_LATENTS = (
+    "where_mean", "where_std", "z_where", "boxes", "what_mean", "what_std", "z_what",
+    "presence_logit", "presence", "belief", "patches",
+)  # fmt: skip
+
+
+def _mean_std(raw: Tensor, initial_std: float) -> tuple[Tensor, Tensor]:
+    """Halves of the last dimension as mean and softplus std, which is `initial_std` where the raw spread is 0."""
+    mean, spread = raw.chunk(2, -1)
+    shift = math.log(math.expm1(initial_std))
+    return mean, F.softplus((spread + shift).clamp(min=-10))  # away from 0, where a divergence is infinite
+
+
+def _check(hp: Any) -> None:
+    """Raise ValueError for hyperparameters that cannot work, naming the cause and the fix."""
+    for name, allowed in (
+        ("channels", (1, 3)),
+        ("cell", ("lstm", "mlp")),
+        ("num_scales", (1, 2)),
+        ("gradient", ("concrete", "nvil")),
+        ("likelihood", ("normal", "bernoulli")),
+    ):
+        if hp[name] not in allowed:
+            raise ValueError(f"{name} must be one of {list(allowed)}, got {hp[name]!r}")
+    for name in (
+        "num_steps", "what_dim", "object_size", "cell_hidden", "where_std", "what_std", "temperature",
+        "baseline_hidden", "likelihood_std", "max_grad_norm",
+    ):  # fmt: skip
+        if not hp[name] > 0:
+            raise ValueError(f"{name} must be above 0, got {hp[name]!r}")
+    for name in ("scale_prior", "shift_prior"):
+        if len(hp[name]) != 2 or not hp[name][1] > 0:
+            raise ValueError(f"{name} must be [mean, std] with std above 0, got {hp[name]!r}")
+    size = [hp.image_size] if isinstance(hp.image_size, int) else list(hp.image_size)
+    if len(size) > 2 or not all(side > 0 for side in size):
+        raise ValueError(f"image_size must be a number of pixels or [height, width], got {hp.image_size!r}")
+    if hp.cell == "mlp" and not hp.mlp_hidden:
+        raise ValueError("mlp_hidden must name at least one layer")
+    odds = hp.count_prior_odds
+    if not all(isinstance(v, int | float) and v > 0 for v in ([odds] if isinstance(odds, int | float) else odds[:2])):
+        raise ValueError(f"count_prior_odds must be above 0 from start to end, got {odds!r}")
+    if hp.trim_threshold is not None and not 0 < hp.trim_threshold < 1:
+        raise ValueError(f"trim_threshold must be null or in (0, 1), got {hp.trim_threshold!r}")
