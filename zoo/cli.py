@@ -232,13 +232,13 @@ class ZooCLI(LightningCLI):
         if self.checkpoint is None:
             return
         if self.checkpoint.suffix == ".safetensors":
-            _, state = weights.read(self.checkpoint)
-            try:
-                self.model.load_state_dict(state)
-            except RuntimeError as error:
-                raise SystemExit(f"zoo: {self.checkpoint} does not fit the model as configured: {error}") from None
+            weights.adopt(self.model, *weights.read(self.checkpoint), self.checkpoint)
         else:
-            self.config[self.config.subcommand].ckpt_path = str(self.checkpoint)
+            config = self.config[self.config.subcommand]
+            config.ckpt_path, config.weights_only = (
+                str(self.checkpoint),
+                True,
+            )  # a checkpoint is data: nothing in it is run
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the zoo's loggers unless the configuration names others."""
@@ -275,7 +275,7 @@ class ZooCLI(LightningCLI):
         config = self.config["fit"]
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         if config.test_after_fit and best and not self.trainer.interrupted:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
 
     def test(self, model: LightningModule, **kwargs: Any) -> None:
         """Test without Lightning's own table: the zoo prints its own."""

@@ -49,9 +49,21 @@ def load(source: str | os.PathLike[str]) -> "ObjectModel":
     path = find(source)
     record, state = read(path)
     model = build_model(record, path)
-    _load_state(model, state, path)
-    model.data_record = record.get("data")
+    adopt(model, record, state, path)
     return model.eval()
+
+
+def adopt(model: "ObjectModel", record: dict[str, Any], state: dict[str, "Tensor"], path: Path) -> None:
+    """Put a checkpoint's weights into a model, and what it says of its training.
+
+    Raises:
+        CheckpointError: The weights do not fit the model.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit the model: {error}") from error
+    model.data_record, model.loaded_step = record.get("data"), record.get("step", 0)
 
 
 def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Path:
@@ -154,13 +166,6 @@ def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
         raise CheckpointError(f"{path} does not fit this version's {name}: {error}") from error
 
 
-def _load_state(model: "ObjectModel", state: dict[str, "Tensor"], path: Path) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} do not fit its own record: {error}") from error
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -181,7 +186,7 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     try:
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content["zoo"], content["state_dict"]
+        return {**content["zoo"], "step": content["global_step"]}, content["state_dict"]
     except KeyError as error:
         raise CheckpointError(f"{path} is a checkpoint, but not one of this zoo: it has no {error}") from error
     except Exception as error:  # the reader raises half a dozen kinds for damaged files

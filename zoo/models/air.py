@@ -288,7 +288,7 @@ class AIR(ObjectModel):
         The signal of step t is what its presence can still change: the reconstruction, where and what from t on,
         presence after t; each weighted as in the loss. A step after the stop has no signal.
         """
-        weights = {name: schedule_value(self.term_weights[name], self.global_step) for name in costs}
+        weights = {name: schedule_value(self.term_weights[name], self.steps_trained) for name in costs}
         paid = torch.stack([weights[name] * cost for name, cost in costs.items()]).sum(0)
         to_go = paid.flip(1).cumsum(1).flip(1) - weights["kl_presence"] * costs["kl_presence"]
         # per pixel: one learning rate does for all image sizes, and the baseline takes no share in the gradient's norm

@@ -40,6 +40,7 @@ class ObjectModel(LightningModule):
         self.term_weights: dict[str, Schedule] = {}
         self.val_metrics, self.test_metrics = SceneMetrics(), SceneMetrics()
         self.data_record: dict[str, Any] | None = None
+        self.loaded_step = 0
 
     # what a paper defines
 
@@ -71,7 +72,12 @@ class ObjectModel(LightningModule):
 
     def scheduled(self, name: str) -> float:
         """Value of a scheduled hyperparameter at the current step."""
-        return schedule_value(self.hparams[name], self.global_step)
+        return schedule_value(self.hparams[name], self.steps_trained)
+
+    @property
+    def steps_trained(self) -> int:
+        """Optimiser steps behind the weights: schedules of a trained model stand where its training ended."""
+        return max(self.global_step, self.loaded_step)
 
     # steps
 
@@ -133,7 +139,7 @@ class ObjectModel(LightningModule):
         self._end_epoch("test")
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
-        weights = {name: schedule_value(self.term_weights.get(name, 1.0), self.global_step) for name in terms}
+        weights = {name: schedule_value(self.term_weights.get(name, 1.0), self.steps_trained) for name in terms}
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
     def _moving(self) -> Iterator[str]:
@@ -194,7 +200,8 @@ class ObjectModel(LightningModule):
     # checkpoints
 
     def on_fit_start(self) -> None:
-        """Remember what the model is trained on, for its checkpoints."""
+        """Remember what the model is trained on, for its checkpoints; from here on the trainer counts the steps."""
+        self.loaded_step = 0
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.data_record = {
@@ -210,6 +217,7 @@ class ObjectModel(LightningModule):
             "class": type(self).__name__,
             "init_args": {k: v for k, v in self.hparams.items() if not k.startswith("_")},
             "data": self.data_record,
+            "step": self.steps_trained,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,8 +225,9 @@ class ObjectModel(LightningModule):
         checkpoint["zoo"] = self.record()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the checkpoint's model was trained on."""
+        """Take over what the checkpoint's model was trained on, and for how long."""
         self.data_record = (checkpoint.get("zoo") or {}).get("data")
+        self.loaded_step = checkpoint["global_step"]
 
 
 def _range(image: Tensor) -> str:

@@ -383,7 +383,7 @@ class DiscreteAIR(ObjectModel):
         """Shares of categories and attributes that are in force at this step."""
         spans = (self.hp.uniform_category_steps, self.hp.attribute_steps)
         return [
-            1.0 if span is None else min(1.0, max(0.0, (self.global_step - span[0]) / max(1, span[1] - span[0])))
+            1.0 if span is None else min(1.0, max(0.0, (self.steps_trained - span[0]) / max(1, span[1] - span[0])))
             for span in spans
         ]
 

@@ -84,6 +84,7 @@ class ModelContract:
         loaded = zoo.load(tmp_path / "copy.safetensors")
         assert type(loaded) is self.model_class
         assert not loaded.training
+        assert loaded.steps_trained == 0
         image = self.images()
         torch.testing.assert_close(loaded(image).reconstruction, model.eval()(image).reconstruction, rtol=0, atol=0)
 

@@ -1,0 +1,105 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo import weights
+from zoo.models import SPAIR
+
+SMALL = {"channels": 1, "backbone_channels": 8, "encoder_hidden": [16], "decoder_hidden": [16], "what_dim": 4}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return zoo.save(SPAIR(**SMALL), tmp_path / "copy", metrics={"ap50": 0.5})
+
+
+def test_every_checkpoint_that_comes_with_the_zoo_loads_and_says_what_it_is() -> None:
+    assert zoo.list_weights()
+    for name, record in zoo.list_weights().items():
+        model = zoo.load(name)
+        assert type(model).__name__ == record["class"]
+        assert sum(p.numel() for p in model.parameters()) == record["parameters"]
+        assert record["metrics"], name
+        assert record["data"]["name"]
+        assert "data_dir" not in record["data"]["init_args"]
+        assert model.steps_trained == record["step"] > 0  # schedules stand where training ended
+        size = (Path(weights.__file__).parent / "checkpoints" / f"{name}.safetensors").stat().st_size
+        assert size < 16e6
+    assert set(zoo.list_models()) >= {"SPAIR"}
+
+
+def test_unknown_names_list_the_known_and_the_close_ones() -> None:
+    with pytest.raises(weights.CheckpointError, match=r"did you mean spair-multimnist\?"):
+        zoo.load("spair-multimnits")
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(weights.CheckpointError, match=r"no best\.ckpt or last\.ckpt"):
+        zoo.load(tmp_path)
+
+
+def test_a_truncated_file_is_refused(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(weights.CheckpointError, match="damaged"):
+        zoo.load(saved)
+
+
+def test_a_missing_record_is_refused(saved: Path) -> None:
+    saved.with_suffix(".json").unlink()
+    with pytest.raises(weights.CheckpointError, match="missing"):
+        zoo.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format version 99.*update the package"),
+        ({"class": "Exit"}, "holds a 'Exit'"),
+        ({"init_args": {"wings": 2}}, "does not fit this version's SPAIR.*wings"),
+        ({"init_args": {**SMALL, "what_dim": 5}}, "weights in .* do not fit the model"),
+    ],
+)
+def test_records_that_do_not_fit_are_refused(saved: Path, change: dict, message: str) -> None:
+    record = json.loads(saved.with_suffix(".json").read_text())
+    saved.with_suffix(".json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(weights.CheckpointError, match=message):
+        zoo.load(saved)
+
+
+class Attack:
+    def __reduce__(self):
+        return (Path.touch, (Path("owned"),))
+
+
+def test_loading_runs_no_code_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(Attack()))
+    torch.save({"zoo": Attack(), "state_dict": {}}, tmp_path / "worse.ckpt")
+    for name in ("bad.ckpt", "worse.ckpt"):
+        with pytest.raises(weights.CheckpointError, match="cannot be read"):
+            zoo.load(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(weights.CheckpointError, match="not one of this zoo: it has no"):
+        zoo.load(tmp_path / "other.ckpt")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_rest(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        zoo.save(SPAIR(**SMALL), saved.with_suffix(""))
+    assert saved.read_bytes() == before
+    assert {path.name for path in saved.parent.iterdir()} == {"copy.safetensors", "copy.json"}

@@ -1,0 +1,92 @@
+"""Turn a run into a checkpoint that comes with the zoo: `python -m zoo.publish RUN NAME`.
+
+Tests the run's best checkpoint on its own data, and with each further option of the command line, and writes weights,
+record and measured results to zoo/checkpoints. The README's table is made of these results (`table`).
+"""
+
+import argparse
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+
+from zoo import registry, weights
+
+_COLUMNS = ("ap50", "ap", "ap_11pt", "count_accuracy", "category_correspondence", "mse")
+
+
+def test(run: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of a run's best checkpoint on its test scenes, under changed arguments of the model and the data."""
+    path = weights.find(run)
+    record, state = weights.read(path)
+    model = weights.build_model({**record, "init_args": {**record["init_args"], **model_args}}, path)
+    weights.adopt(model, record, state, path)
+    saved = record["data"]
+    data = registry.datamodules()[saved["class"]].load()(**{**saved["init_args"], **data_args})
+    seed_everything(0)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_model_summary=False)
+    values = trainer.test(model, data, verbose=False)[0]
+    metrics = {key.removeprefix("test/"): round(value, 4) for key, value in values.items()}
+    changes = {**model_args, **data_args}
+    return {"data": data.name, "options": changes, "metrics": metrics}
+
+
+def publish(run: Path, name: str, variants: list[tuple[dict[str, Any], dict[str, Any]]]) -> Path:
+    """Write zoo/checkpoints/NAME from a run folder.
+
+    Args:
+        run: The run folder.
+        name: Of the checkpoint.
+        variants: Further (model arguments, data arguments) to test under.
+    """
+    results = [test(run, *arguments) for arguments in [({}, {}), *variants]]
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    training = {
+        "seed": config["seed_everything"],
+        "max_steps": config["trainer"]["max_steps"],
+        "batch_size": config["data"]["init_args"]["batch_size"],
+        "revision": revision.stdout.strip(),
+    }
+    model = weights.load(run)
+    return weights.save(
+        model, weights.SHIPPED / name, metrics=results[0]["metrics"], results=results, training=training
+    )
+
+
+def table() -> str:
+    """The measured results of all checkpoints, as Markdown."""
+    lines = ["| checkpoint | test data | options | " + " | ".join(_COLUMNS) + " |"]
+    lines.append("|---" * (3 + len(_COLUMNS)) + "|")
+    for name, record in weights.list_weights().items():
+        for result in record["results"]:
+            values = [result["metrics"].get(column) for column in _COLUMNS]
+            cells = ["" if value is None else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" for value in values]
+            options = ", ".join(f"{k}: {'null' if v is None else v}" for k, v in result["options"].items())
+            lines.append(f"| {name} | {result['data']} | {options} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m zoo.publish", description=__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("name", help="name of the checkpoint")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="KEY=VALUE,...", help="test again with these arguments, in YAML"
+    )
+    options = parser.parse_args()
+    variants = []
+    for text in options.also:
+        pairs = dict(pair.split("=", 1) for pair in text.split(","))
+        changes = {key: yaml.safe_load(value) for key, value in pairs.items()}
+        known = weights.read_record(weights.find(options.run))["init_args"]
+        in_model = {key: value for key, value in changes.items() if key in known}
+        variants.append((in_model, {key: value for key, value in changes.items() if key not in known}))
+    print(publish(options.run, options.name, variants))
+
+
+if __name__ == "__main__":
+    main()
