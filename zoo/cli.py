@@ -52,7 +52,8 @@ class ZooParser(LightningArgumentParser):
 
     def _hint(self, message: str) -> str | None:
         classes = {**registry.models(), **registry.datamodules()}
-        unknown = re.search(r"Option '([\w.]+)' is not accepted", message)
+        # the wording of jsonargparse from 4.39 to 4.53
+        unknown = re.search(r"(?:Option|Key) '(\w+)' is not (?:accepted|expected)", message)
         if unknown:
             named = {name: entry for name, entry in classes.items() if re.search(rf"\b{name}\b", self.given)} or classes
             parameters = {name: list(inspect.signature(entry.load()).parameters) for name, entry in named.items()}
@@ -61,7 +62,7 @@ class ZooParser(LightningArgumentParser):
             likeness = {name: max(_likeness(unknown[1], key) for key in keys) for name, keys in parameters.items()}
             name = owner[1] if owner and owner[1] in parameters else max(likeness, key=lambda name: likeness[name])
             return _choices(f"{name} has no parameter {unknown[1]!r}", unknown[1], parameters[name])
-        unknown = re.search(r"(?:does not accept option '|unrecognized arguments: --)([\w.]+)", message)
+        unknown = re.search(r"(?:accept (?:option|nested key) '|Key '|nrecognized arguments: --)([\w.]+)", message)
         if unknown:
             *parent, _ = unknown[1].split(".")
             choices = [action.choices for action in self._actions if isinstance(action.choices, dict)]

@@ -42,7 +42,8 @@ def render(
         method: "exact" is Algorithm 1, its layers formed for a few images at a time and formed again in the backward
             pass, so that memory grows with the image and not with objects times image. "premultiplied" multiplies
             importance, alpha and colour in patch space, before interpolation, and contracts over objects and rows in
-            one matrix product: no layers at all, but not the same function at soft edges.
+            one matrix product: no layers at all, but not the same function at soft edges. It pays where boxes are
+            about as large as the image; small ones "exact" draws faster, in windows.
         max_size: (height, width) in pixels that no box exceeds, if known: on a GPU "exact" then draws in windows of
             that size instead of whole images. Boxes that do exceed it are cut. A CPU finds the size by itself.
 
@@ -73,8 +74,22 @@ def interpolation_weights(low: Tensor, high: Tensor, texels: int, pixels: int) -
     Returns:
         (..., H, P), at most two entries of a row are not 0; rows outside the box by more than half a texel are 0.
     """
-    fraction, _ = _texel_position(low, high, texels, pixels)
-    return (1 - _distance(fraction, texels).abs()).clamp_min(0)
+    return _InterpolationWeights.apply(low, high, texels, pixels)  # type: ignore[no-untyped-call]
+
+
+class _InterpolationWeights(torch.autograd.Function):
+    """Keeps the ends of boxes for the backward pass, not every intermediate (..., H, P)."""
+
+    @staticmethod
+    def forward(ctx: Any, low: Tensor, high: Tensor, texels: int, pixels: int) -> Tensor:
+        ctx.save_for_backward(low, high)
+        fraction, _ = _texel_position(low, high, texels, pixels)
+        return _distance(fraction, texels).abs_().neg_().add_(1).clamp_min_(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_weights_backward(grad, *ctx.saved_tensors), None, None
 
 
 def _texel_position(low: Tensor, high: Tensor, texels: int, pixels: int) -> tuple[Tensor, Tensor]:

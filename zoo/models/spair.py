@@ -78,7 +78,7 @@ class SPAIR(ObjectModel):
         training_wheels: Steps during which where, depth and presence learn nothing, so that appearance comes first;
             1000 in the code.
         importance_floor: Least importance inside a patch; the code's 0.01 for a depth in (0, 4) is 0.0025 here.
-        renderer: "exact" (Algorithm 1) or "premultiplied", a faster function that differs at soft edges.
+        renderer: "exact" (Algorithm 1), or "premultiplied", one contraction that differs at soft edges.
         background: "black"; "fixed" (`background_color`); "mode", the most frequent colour of the training images;
             "learned", one colour; "mlp", a colour for each image.
         background_color: In [0, 1], for each channel; for "fixed".
