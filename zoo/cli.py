@@ -1,15 +1,13 @@
 """The command line: a thin LightningCLI over all models and datamodules of the zoo."""
 
-import difflib
-import inspect
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -22,6 +20,7 @@ from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, S
 from zoo import registry, weights
 from zoo.callbacks import LastCheckpoint, MetricTable, ScenePictures, SceneWriter
 from zoo.models.base import ObjectModel
+from zoo.parser import ZooParser, brief
 
 _NEWEST = ("best", "last")
 
@@ -35,60 +34,6 @@ class SaveConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):  # W&B
                 logger.experiment.config.update({"config": config})  # type: ignore[attr-defined]
-
-
-class ZooParser(LightningArgumentParser):
-    """Says in a line what is wrong, and which keys or classes there are where one is not known.
-
-    Attributes:
-        given: The arguments and the text of the configurations among them: they name the classes in play.
-    """
-
-    given = ""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, and leave."""
-        sys.exit(f"zoo: {self._hint(message) or _brief(message)}")
-
-    def _hint(self, message: str) -> str | None:
-        classes = {**registry.models(), **registry.datamodules()}
-        # the wording of jsonargparse from 4.39 to 4.53
-        unknown = re.search(r"(?:Option|Key) '(\w+)' is not (?:accepted|expected)", message)
-        if unknown:
-            named = {name: entry for name, entry in classes.items() if re.search(rf"\b{name}\b", self.given)} or classes
-            parameters = {name: list(inspect.signature(entry.load()).parameters) for name, entry in named.items()}
-            owner = re.search(r"class_path '[\w.]*?(\w+)':", message)
-            # where the message does not say whose: the class that has something like it
-            likeness = {name: max(_likeness(unknown[1], key) for key in keys) for name, keys in parameters.items()}
-            name = owner[1] if owner and owner[1] in parameters else max(likeness, key=lambda name: likeness[name])
-            return _choices(f"{name} has no parameter {unknown[1]!r}", unknown[1], parameters[name])
-        unknown = re.search(r"(?:accept (?:option|nested key) '|Key '|nrecognized arguments: --)([\w.]+)", message)
-        if unknown:
-            *parent, _ = unknown[1].split(".")
-            choices = [action.choices for action in self._actions if isinstance(action.choices, dict)]
-            parsers = [self, *(parser for verbs in choices for parser in verbs.values())]
-            keys = {action.dest for parser in parsers for action in parser._actions}
-            known = sorted(key for key in keys if key.split(".")[:-1] == parent)
-            return _choices(f"there is no {unknown[1]!r}", unknown[1], known)
-        unknown = re.search(r"dot import path string: (\w+)", message)
-        if unknown:
-            return _choices(f"there is no class {unknown[1]!r}", unknown[1], list(classes))
-        return None
-
-
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
-
-
-def _brief(message: str) -> str:
-    """Without what jsonargparse says of alternatives that nobody meant."""
-    noise = ("- Expected a <class 'NoneType'>", "Given value")
-    return "\n".join(line for line in message.split("\n") if not line.strip().startswith(noise))
-
-
-def _choices(problem: str, wrong: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(wrong, known, n=2)
-    return f"{problem}{f', did you mean {close[0]!r}?' if close else ';'} There are: {', '.join(sorted(known))}"
 
 
 class ZooCLI(LightningCLI):
@@ -196,8 +141,9 @@ class ZooCLI(LightningCLI):
 
     def _newest(self, parser: LightningArgumentParser, argv: list[str], name: str) -> Path:
         """The newest best or last checkpoint: of this model and run name, if the arguments say which."""
-        runs, run_name = "runs", "*"
-        if any(arg.split("=")[0] in ("--config", "-c", "--model", "--runs", "--run_name") for arg in argv):
+        given = {arg.split("=")[0]: arg.partition("=")[2] or after for arg, after in pairwise([*argv, ""])}
+        runs, run_name = given.get("--runs", "runs"), given.get("--run_name", "*")
+        if given.keys() & {"--config", "-c", "--model"}:
             config = parser.parse_args(argv)[argv[0]]
             runs, run_name = config.runs, config.run_name or f"{config.model.class_path.split('.')[-1].lower()}_*"
         path = weights.newest(Path(runs).glob(f"{run_name}/version_*"), name)
@@ -229,17 +175,15 @@ class ZooCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            sys.exit(f"zoo: {_brief(str(error))}")
+            sys.exit(f"zoo: {brief(str(error))}")
         if self.checkpoint is None:
             return
         if self.checkpoint.suffix == ".safetensors":
             weights.adopt(self.model, *weights.read(self.checkpoint), self.checkpoint)
         else:
             config = self.config[self.config.subcommand]
-            config.ckpt_path, config.weights_only = (
-                str(self.checkpoint),
-                True,
-            )  # a checkpoint is data: nothing in it is run
+            config.ckpt_path = str(self.checkpoint)
+            config.weights_only = True  # a checkpoint is data: nothing in it is run
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the zoo's loggers unless the configuration names others."""

@@ -1,7 +1,6 @@
 """The command line, run in this process unless a test is about processes."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -55,7 +54,8 @@ def test_a_run_has_a_folder_of_its_own_with_everything_in_it(capsys: pytest.Capt
     assert {"val/ap50", "val/loss", "val/count_accuracy", "test/ap50", "val/kl_presence"} <= set(rows[0])
     assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     pictures = {path.name for path in (first / "pictures").iterdir()}
-    assert pictures == {"val_step0000002.png", "val_step0000004.png", "test.png", "last.png"}
+    names = {"val_step0000002.png", "val_step0000004.png", "test.png", "last.png", "generated.png"}
+    assert pictures == names
     assert Image.open(first / "pictures" / "last.png").width > 500
     assert "ap50_11pt" in capsys.readouterr().out  # the table
     # same seed, same numbers
@@ -92,9 +92,10 @@ def test_best_last_and_run_folders_are_checkpoints() -> None:
     run = fit()
     for name in ("best", "last", str(run), str(run / "checkpoints" / "last.ckpt")):
         main(["validate", f"--ckpt_path={name}", "--wandb=disabled", "--trainer.enable_progress_bar=false"])
+    main(["validate", "--ckpt_path=last", "--runs=runs", "--run_name", run.parent.name, "--wandb=disabled"])
     # a run folder goes on under its own configuration, trainer and all
     main(["fit", "--ckpt_path", str(run), "--trainer.max_steps=6"])
-    content = torch.load(run.parent / "version_5" / "checkpoints" / "last.ckpt", weights_only=True)
+    content = torch.load(run.parent / "version_6" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == 6
 
 
@@ -217,5 +218,6 @@ def test_an_offline_dashboard_run_keeps_the_configuration_and_pictures(monkeypat
     (folder,) = (run / "wandb").glob("offline-run-*")
     assert list(folder.glob("*.wandb"))
     assert list(folder.rglob("media/images/scenes/*.png"))
-    config = json.dumps(yaml.safe_load((run / "config.yaml").read_text()))
-    assert "center_bias" in config
+    content = next(folder.glob("*.wandb")).read_bytes()
+    assert content.count(b"check_val_every_n_epoch") == 1  # the whole configuration, once
+    assert b"center_bias" in content
