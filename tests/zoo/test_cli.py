@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from PIL import Image
 
@@ -215,6 +216,7 @@ def test_two_processes_test_as_one(own_folder: Path) -> None:
 def test_an_offline_dashboard_run_keeps_the_configuration_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE")
     run = fit("--wandb=offline", steps=2)
+    wandb.finish()  # as the end of the process does: only then is everything written
     (folder,) = (run / "wandb").glob("offline-run-*")
     assert list(folder.glob("*.wandb"))
     assert list(folder.rglob("media/images/scenes/*.png"))
