@@ -1,4 +1,4 @@
-"""Multi-Sprites: squares, triangles and ellipses, after Discrete-AIR (Wang & Whittington, 2019, section 4.1).
+"""Multi-Sprites: squares, triangles and ellipses, after Discrete-AIR (Wang, Jamnik & Lio, 2019, section 4.1).
 
 Positions, orientations and sizes are uniform. Sprites are placed one by one, wholly inside the image, uniformly among
 the positions where the circles around them keep their distance, and painted in that order as

@@ -9,6 +9,7 @@ _TRAINER_VERBS = {
     "test": "evaluate a checkpoint on the test scenes",
     "predict": "yield the scenes of a datamodule's test images",
 }
+_HEADLINES = ("ap50", "ap", "count_accuracy", "category_correspondence")
 
 
 def usage() -> str:
@@ -39,7 +40,7 @@ def listing() -> str:
 
     checkpoints = {}
     for name, record in weights.list_weights().items():
-        metrics = ", ".join(f"{k} {v:.3f}" for k, v in record.get("metrics", {}).items())
+        metrics = ", ".join(f"{k} {record['metrics'][k]:.3f}" for k in _HEADLINES if k in record.get("metrics", {}))
         data = (record.get("data") or {}).get("name", "?")
         checkpoints[name] = (
             f"{record['class']} on {data}, {record.get('parameters', 0) / 1e6:.2f} M parameters: {metrics}"
