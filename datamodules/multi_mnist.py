@@ -5,7 +5,7 @@ tiles before it by no more than `max_overlap` pixels in all; an image that gets 
 the order of placing as `alpha * colour + (1 - alpha) * what is there`, in 8 bits, alpha being the digit's ink.
 
 The scenes of AIR (Eslami et al., NeurIPS 2016), as the program makes them that its reimplementations and Discrete-AIR
-(Wang & Whittington, 2019) use, are `image_size: 50, digit_size: 28, digit_scale: [1.3, 0.1], crop_digits: false,
+(Wang, Jamnik & Lio, 2019) use, are `image_size: 50, digit_size: 28, digit_scale: [1.3, 0.1], crop_digits: false,
 num_digits: [0, 2], max_overlap: .inf, composition: sum, channels: 1, num_train: 60000, num_test: 10000`.
 
 Differences from SPAIR's own data: the digits are MNIST's, brought to the margin of EMNIST's, which SPAIR took.

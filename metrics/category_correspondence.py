@@ -82,7 +82,7 @@ class CategoryCorrespondence(_AssignedAccuracy):
     Slots with presence of at least .5 count. NaN without any true object and where a presence was NaN. Exact over
     processes whose data are uneven or empty.
 
-    Source: Wang and Whittington, "Discrete-AIR", 2019, section 4: R = max over p of in(f_p(O), T) / size(T), which the
+    Source: Wang, Jamnik and Lio, "Discrete-AIR", 2019, section 4: R = max over p of in(f_p(O), T) / size(T), which the
     paper finds by trying the permutations.
 
     Args:
