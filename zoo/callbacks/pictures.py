@@ -1,5 +1,7 @@
-"""Pictures of what a model sees: input, reconstruction, boxes."""
+"""Pictures of what a model sees: input, reconstruction, boxes; and of what it imagines."""
 
+import inspect
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +15,19 @@ from zoo.models.base import ObjectModel
 from zoo.scene import Scene
 
 TRUE_COLOR, PREDICTED_COLOR = (255, 200, 0), (60, 140, 255)  # as in the SPAIR paper's figure 2
+CATEGORY_COLORS = (  # far apart from each other and from the yellow of truth, bright on black and visible on white
+    (60, 140, 255), (255, 70, 70), (50, 205, 80), (210, 90, 255), (0, 205, 215),
+    (255, 160, 200), (170, 115, 70), (150, 155, 165), (150, 160, 0), (255, 140, 30),
+)  # fmt: skip
 _GAP, _LABEL = 4, 14
 
 
 class ScenePictures(Callback):
     """Draws a fixed set of validation (or test) images: input with true boxes, reconstruction, predicted boxes.
 
-    One PNG for each validation goes to `pictures/` in the run folder, and to every logger that takes images.
+    One PNG for each validation goes to `pictures/` in the run folder, and to every logger that takes images. So do, at
+    the end of training and of a test, `generated.png`, if the model has `generate(num_images, image_size, generator)`,
+    and `composed.png`, if it has `compose(categories, attributes, where, image_size)`.
 
     Args:
         num_images: How many images, the first of the set.
@@ -57,28 +65,42 @@ class ScenePictures(Callback):
                 self._draw(trainer, pl_module, f"val_step{trainer.global_step:07d}")
             self._validations += 1
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what the model imagines."""
+        self._draw(trainer, pl_module)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw what the model sees, and what it imagines."""
         self._draw(trainer, pl_module, "test")
+        self._draw(trainer, pl_module)
 
     def _keep(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
             self._batch = cast(Batch, {key: value[: self.num_images] for key, value in cast(dict, batch).items()})
 
     @torch.no_grad()
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, name: str | None = None) -> None:
+        """Draw the images that were kept, as `name`; without one, what the model imagines."""
         log_dir = trainer.log_dir  # asks the other processes, so all of them have to come here
         if self._batch is None or not trainer.is_global_zero:
             return
-        sheet = draw_scenes(self._batch, cast(ObjectModel, pl_module).see(self._batch), self.threshold)
-        if log_dir is not None:
-            folder = Path(log_dir, "pictures")
-            folder.mkdir(parents=True, exist_ok=True)
-            sheet.save(folder / f"{name}.png")
-            sheet.save(folder / "last.png")
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # W&B and its like
-                logger.log_image(key=f"scenes/{name.split('_')[0]}", images=[sheet])
+        model, size = cast(ObjectModel, pl_module), cast(tuple[int, int], tuple(self._batch["image"].shape[-2:]))
+        sheets: dict[str, Image.Image] = {}
+        if name is not None:
+            sheets[name] = sheets["last"] = draw_scenes(self._batch, model.see(self._batch), self.threshold)
+        else:
+            if hasattr(model, "generate"):
+                sheets["generated"] = draw_generated(model, self.num_images, size)
+            if hasattr(model, "compose"):
+                sheets["composed"] = draw_composed(model, self.num_images, size)
+        for title, sheet in sheets.items():
+            if log_dir is not None:
+                folder = Path(log_dir, "pictures")
+                folder.mkdir(parents=True, exist_ok=True)
+                sheet.save(folder / f"{title}.png")
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_image") and title != "last":  # W&B and its like
+                    logger.log_image(key=f"scenes/{title.split('_')[0]}", images=[sheet])
 
 
 def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int | None = None) -> Image.Image:
@@ -86,7 +108,9 @@ def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int |
 
     Args:
         batch: B images; true boxes are drawn in yellow where it has them.
-        scene: What a model sees in them; boxes of presence at least `threshold` are drawn in blue, brighter for more.
+        scene: What a model sees in them; boxes of presence at least `threshold` are drawn, brighter for more: in blue,
+            or, where objects have categories, each category in its colour and with its number before the presence. True
+            boxes have the number of their class then.
         threshold: In [0, 1].
         scale: Enlargement of each pixel; by default images become at least 192 pixels wide.
 
@@ -94,20 +118,110 @@ def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int |
         An RGB picture.
     """
     B, _, _, W = batch["image"].shape
-    scale = scale or max(1, -(-192 // W))
+    scale = scale or _enlargement(W)
     inputs = [to_picture(image, scale) for image in batch["image"]]
     reconstructions = [to_picture(image, scale) for image in scene.reconstruction]
     predictions = [picture.copy() for picture in inputs]
+    categories = None if scene.category is None else scene.category.argmax(-1).tolist()
     for b in range(B):
         if "boxes" in batch:
-            for box in batch["boxes"][b][batch["valid"][b]]:
-                draw_box(inputs[b], box, scale, TRUE_COLOR)
-        for box, presence in zip(scene.boxes[b], scene.presence[b].tolist(), strict=True):
+            valid = batch["valid"][b]
+            named = categories is not None and "labels" in batch
+            labels = map(str, batch["labels"][b][valid].tolist()) if named else [""] * int(valid.sum())
+            for box, label in zip(batch["boxes"][b][valid], labels, strict=True):
+                draw_box(inputs[b], box, scale, TRUE_COLOR, label)
+        for k, (box, presence) in enumerate(zip(scene.boxes[b], scene.presence[b].tolist(), strict=True)):
             if presence >= threshold:
-                color = tuple(int(c * (0.4 + 0.6 * presence)) for c in PREDICTED_COLOR)
-                draw_box(predictions[b], box, scale, color, f"{presence:.2f}")
+                color, label = PREDICTED_COLOR, f"{presence:.2f}"
+                if categories is not None:
+                    color = category_color(categories[b][k])
+                    label = f"{categories[b][k]}: {label}"
+                draw_box(predictions[b], box, scale, tuple(int(c * (0.4 + 0.6 * presence)) for c in color), label)
     titles = ["input and true boxes" if "boxes" in batch else "input", "reconstruction", "predicted boxes"]
     return sheet_of(dict(zip(titles, [inputs, reconstructions, predictions], strict=True)))
+
+
+def draw_generated(model: Any, num_images: int, image_size: tuple[int, int]) -> Image.Image:
+    """A sheet of scenes from a model's prior, always the same for the same weights.
+
+    Priors that outweigh many pixels favour empty scenes. So there are from 1 to 4 objects in each, where the model's
+    `generate` takes a `count`.
+
+    Args:
+        model: Has `generate(num_images, image_size, generator)`, which yields a `Scene`.
+        num_images: How many.
+        image_size: (H, W) in pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    title, generator = "drawn from the prior", torch.Generator().manual_seed(0)
+    if "count" in inspect.signature(model.generate).parameters:
+        counts = [1 + 4 * b // num_images for b in range(num_images)]
+        title += f", number of objects given: {', '.join(map(str, counts))}"
+        scenes = [model.generate(1, image_size, generator=generator, count=count) for count in counts]
+        drawn = torch.cat([scene.reconstruction for scene in scenes])
+    else:
+        drawn = model.generate(num_images, image_size, generator=generator).reconstruction
+    return sheet_of({title: [to_picture(image, _enlargement(image_size[1])) for image in drawn]})
+
+
+def draw_composed(model: Any, num_images: int, image_size: tuple[int, int]) -> Image.Image:
+    """A sheet of scenes as asked for, objects in the places of a grid (Discrete-AIR, figures 6 and 9).
+
+    Rows: each category alone; sequences of categories, of more objects than the model has steps; all categories, turned
+    by angles; and, for each of the first three attributes there are, all categories as it goes from -2 to 2.
+
+    Args:
+        model: Has `compose(categories, attributes, where, image_size)`, which yields a `Scene`, and hyperparameters
+            `num_categories`, `attribute_dim` and `num_steps`.
+        num_images: In each row.
+        image_size: (H, W) in pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    hp, n = model.hp, num_images
+    scale, every = _enlargement(image_size[1]), torch.arange(hp.num_categories)
+
+    def row(categories: Tensor, attributes: Tensor | None = None, angles: Tensor | None = None) -> list[Image.Image]:
+        B, N = categories.shape
+        angles = torch.zeros(B) if angles is None else angles
+        where = torch.cat([_grid(N, image_size).expand(B, N, 4), angles[:, None, None].expand(B, N, 1)], -1)
+        scene = model.compose(categories, attributes, where, image_size)
+        return [to_picture(image, scale) for image in scene.reconstruction]
+
+    rows = {f"categories {part[0]} to {part[-1]}": row(part[:, None]) for part in every.split(n)}
+    many = (math.isqrt(hp.num_steps) + 2) ** 2
+    sequences = torch.randint(len(every), (n, many), generator=torch.Generator().manual_seed(0))
+    rows[f"given categories: {many} objects from a model of {hp.num_steps} steps"] = row(sequences)
+    rows["given angles: from -90 to 90 degrees"] = row(
+        every.expand(n, -1), angles=torch.linspace(-math.pi / 2, math.pi / 2, n)
+    )
+    for a in range(min(hp.attribute_dim, 3)):
+        attributes = torch.zeros(n, len(every), hp.attribute_dim)
+        attributes[..., a] = torch.linspace(-2, 2, n)[:, None]
+        rows[f"attribute {a}: from -2 to 2"] = row(every.expand(n, -1), attributes)
+    return sheet_of(rows)
+
+
+def category_color(category: int) -> tuple[int, int, int]:
+    """RGB in 0 to 255; colours come round again after the last."""
+    return CATEGORY_COLORS[category % len(CATEGORY_COLORS)]
+
+
+def _grid(count: int, image_size: tuple[int, int]) -> Tensor:
+    """(count, 4) centre x and y, width and height in pixels: squares, in raster order, about as many a row as rows."""
+    columns = math.isqrt(count - 1) + 1
+    width, height = image_size[1] / columns, image_size[0] / -(-count // columns)  # of a cell
+    place = torch.arange(count)
+    x, y = (place % columns + 0.5) * width, (place // columns + 0.5) * height
+    return torch.stack([x, y, *torch.full((2, count), 0.9 * min(width, height))], -1)
+
+
+def _enlargement(width: int) -> int:
+    """By how much pixels grow so that pictures are at least 192 wide."""
+    return max(1, -(-192 // width))
 
 
 def to_picture(image: Tensor, scale: int) -> Image.Image:
@@ -118,12 +232,15 @@ def to_picture(image: Tensor, scale: int) -> Image.Image:
 
 
 def draw_box(picture: Image.Image, box: Tensor, scale: int, color: tuple[int, ...], label: str = "") -> None:
-    """Outline a box given in the pixels of the image before it was enlarged; draws in place."""
-    x1, y1, x2, y2 = (float(v) * scale for v in box)
+    """Outline a box given in the pixels of the image before it was enlarged, its label above; draws in place."""
+    x1, y1, x2, y2 = (v * scale for v in box.tolist())
     draw = ImageDraw.Draw(picture)
     draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=max(1, scale // 3))
     if label:
-        draw.text((x1 + 2, y1 + 1), label, fill=color)
+        left, _, right, bottom = draw.textbbox((0, 0), label, stroke_width=1)
+        x = min(max(x1, 0), picture.width - right)
+        y = y1 - bottom - 1 if y1 > bottom else y1 + 1  # inside where there is no room above
+        draw.text((x - left, y), label, fill=color, stroke_width=1, stroke_fill=(0, 0, 0))
 
 
 def sheet_of(rows: dict[str, list[Image.Image]]) -> Image.Image:

@@ -1,0 +1,118 @@
+"""Sheets of pictures: which files come about, what is drawn, and that colours tell categories apart."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
+from zoo.callbacks import ScenePictures
+from zoo.callbacks.pictures import (
+    CATEGORY_COLORS,
+    PREDICTED_COLOR,
+    TRUE_COLOR,
+    category_color,
+    draw_composed,
+    draw_generated,
+    draw_scenes,
+)
+from zoo.models import DiscreteAIR
+from zoo.scene import Scene
+
+SMALL: dict[str, Any] = {"image_size": 48, "num_steps": 2, "num_categories": 5, "cell_hidden": 16, "patch_size": 10}
+
+
+def colours_in(sheet: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(colour) for colour in np.unique(np.asarray(sheet).reshape(-1, 3), axis=0).tolist()}
+
+
+def scene_of_two(category: torch.Tensor | None) -> tuple[dict[str, torch.Tensor], Scene]:
+    """One black image with an object, and a scene of two that are there and one that is not."""
+    boxes = torch.tensor([[[2.0, 12, 12, 22], [30, 30, 40, 44], [20, 5, 28, 10]]])
+    image = torch.zeros(1, 1, 48, 48)
+    batch = {"image": image, "boxes": boxes[:, :1], "labels": torch.tensor([[7]]), "valid": torch.ones(1, 1).bool()}
+    presence = torch.tensor([[1.0, 1.0, 0.4]])
+    return batch, Scene(reconstruction=image, boxes=boxes, presence=presence, what=boxes, category=category)
+
+
+def test_boxes_have_the_colours_of_their_categories() -> None:
+    category = torch.eye(4)[torch.tensor([[3, 1, 2]])]
+    colours = colours_in(draw_scenes(*scene_of_two(category)))
+    assert {TRUE_COLOR, category_color(3), category_color(1)} <= colours
+    assert not colours & {category_color(2), PREDICTED_COLOR}  # one is below the threshold, the other for no category
+    colours = colours_in(draw_scenes(*scene_of_two(None)))
+    assert {TRUE_COLOR, PREDICTED_COLOR} <= colours
+    assert not colours & set(CATEGORY_COLORS[1:])
+
+
+def test_colours_are_far_apart_and_come_round_again() -> None:
+    pairs = itertools.combinations((*CATEGORY_COLORS, TRUE_COLOR), 2)
+    assert min(np.abs(np.subtract(a, b)).sum() for a, b in pairs) >= 70
+    assert category_color(len(CATEGORY_COLORS) + 2) == CATEGORY_COLORS[2]
+
+
+@pytest.mark.parametrize("attributes", [0, 2])
+def test_composed_sheet_has_what_was_asked_for(attributes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = DiscreteAIR(**SMALL, attribute_dim=attributes)
+    asked: list[tuple[Any, ...]] = []
+    compose = model.compose
+    monkeypatch.setattr(model, "compose", lambda *args: asked.append(args) or compose(*args))
+    height = draw_composed(model, 3, (48, 48)).height
+    first, second, many, turned, *varied = asked
+    assert torch.cat([first[0], second[0]]).flatten().tolist() == [0, 1, 2, 3, 4]  # wrapped at three in a row
+    assert many[0].shape[1] > model.hp.num_steps
+    assert (turned[2][..., 4].diff(dim=0) > 0).all()
+    assert len(varied) == attributes
+    for a, (_, values, *_) in enumerate(varied):
+        assert values[:, 0, a].tolist() == [-2, 0, 2]
+        assert values.count_nonzero() == 2 * model.hp.num_categories  # nothing else
+    assert height == (4 + attributes) * (192 + 18)
+    for _, _, where, _ in asked:  # nobody touches another or the edge
+        (x, y, w, h), n = where[0, :, :4].unbind(-1), where.shape[1]
+        assert ((x > w / 2) & (x < 48 - w / 2) & (y > h / 2) & (y < 48 - h / 2)).all()
+        apart = torch.maximum((x[:, None] - x).abs() / w, (y[:, None] - y).abs() / h)
+        assert (apart + 2 * torch.eye(n) > 1).all()
+
+
+def test_generated_scenes_are_repeatable_and_have_objects() -> None:
+    class Uncounted:  # as SPAIR: the count is the prior's alone
+        def generate(self, num_images: int, image_size: tuple[int, int], generator: torch.Generator) -> Scene:
+            image = torch.rand(num_images, 3, *image_size, generator=generator)
+            return Scene(reconstruction=image, boxes=image, presence=image, what=image)
+
+    model = DiscreteAIR(**SMALL, decoder_bias=3.0)
+    for drawer in (model, Uncounted()):
+        state = torch.get_rng_state()
+        sheets = [np.asarray(draw_generated(drawer, 4, (48, 48))) for _ in range(2)]
+        assert (sheets[0] == sheets[1]).all()
+        assert torch.equal(state, torch.get_rng_state())  # pictures do not change what training draws
+        assert sheets[0].shape == (192 + 18, 4 * (192 + 4) + 4, 3)
+        assert sheets[0][20:].max() > 128
+
+
+def test_training_and_test_leave_their_sheets(tmp_path: Path, uci_data: Any) -> None:
+    data = uci_data(image_size=48, channels=1)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        val_check_interval=1,
+        callbacks=[ScenePictures(num_images=2)],
+        logger=CSVLogger(tmp_path),
+        **quiet,
+    )
+    model = DiscreteAIR(**SMALL)
+    trainer.fit(model, data)
+    assert trainer.log_dir is not None
+    folder = Path(trainer.log_dir, "pictures")
+    imagined = {"generated.png", "composed.png"}
+    assert {path.name for path in folder.iterdir()} == {"val_step0000001.png", "last.png", *imagined}
+    for name in imagined:
+        (folder / name).unlink()
+    trainer.test(model, data, verbose=False)
+    assert {path.name for path in folder.iterdir()} >= {"test.png", *imagined}
