@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer, seed_everything
 
 from zoo import registry, weights
 
-_COLUMNS = ("ap50", "ap", "ap_11pt", "count_accuracy", "category_correspondence", "mse")
+_COLUMNS = ("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "category_correspondence", "mse")
 
 
 def test(run: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> dict[str, Any]:

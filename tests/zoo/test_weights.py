@@ -34,7 +34,7 @@ def test_every_checkpoint_that_comes_with_the_zoo_loads_and_says_what_it_is() ->
 
 
 def test_unknown_names_list_the_known_and_the_close_ones() -> None:
-    with pytest.raises(weights.CheckpointError, match=r"did you mean spair-multimnist\?"):
+    with pytest.raises(weights.CheckpointError, match="did you mean spair-multimnist"):
         zoo.load("spair-multimnits")
 
 

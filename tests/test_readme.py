@@ -1,0 +1,85 @@
+"""The README does what it says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zoo import publish, registry
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = {
+    "num_train": 64,
+    "num_val": 8,
+    "num_test": 8,
+    "batch_size": 8,
+    "source": "uci",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every command of the README, in order."""
+    lines = [line.split("  #")[0].split(" # ")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line]
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=["first lines", "from Python"])
+def test_python_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `python -m zoo` line, on small data and few steps."""
+    from zoo.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    small = [f"--data.init_args.{key}={value}" for key, value in SMALL.items()]
+    small += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--wandb=disabled"]
+    ran = 0
+    for program, *arguments in commands():
+        if program != "python" or arguments[:2] != ["-m", "zoo"]:
+            continue
+        verb, options = arguments[2], arguments[3:]
+        if verb == "list":
+            from zoo.__main__ import listing
+
+            assert "SPAIR" in listing()
+        else:
+            steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=1"] if verb == "fit" else []
+            main([verb, *options, *small, *steps])
+        ran += 1
+    assert ran >= 6
+    assert len(list(Path("runs").glob("*/version_*"))) == ran - 1
+    assert list(Path("runs").rglob("predictions.npz"))
+
+
+def test_make_targets_that_it_names_are_there() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = [arguments[0] for program, *arguments in commands() if program == "make"]
+    assert named
+    assert set(named) <= set(targets)
+
+
+def test_links_and_pictures_are_there() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_every_model_has_a_row() -> None:
+    for name, entry in registry.models().items():
+        assert f"`{name}`" in README
+        assert entry.module.split(".")[-1] + ".py" in README
+
+
+def test_the_results_are_the_recorded_ones() -> None:
+    shown = re.search(r"<!-- results: .*? -->\n(.*?)<!-- end of results -->", README, re.DOTALL)
+    assert shown
+    assert shown[1].strip() == publish.table()
