@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_surroundings(tmp_path_factory: pytest.TempPathFactory):
-    """Digits from scikit-learn unless a test says otherwise, one cache for the session, no dashboards."""
+    """Digits from scikit-learn unless a test says otherwise, one cache for all tests, no dashboards."""
     torch.set_num_threads(1)
     data = tmp_path_factory.mktemp("data")
     before = {name: os.environ.get(name) for name in ("ZOO_DATA", "WANDB_MODE")}

@@ -63,13 +63,22 @@ def presence_history_logits(table: Tensor, presence: Tensor) -> Tensor:
     return table[torch.arange(table.shape[0], device=table.device), before]
 
 
-def sample_presence(num_samples: int, num_cells: int, odds: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw z_pres from the prior: a count, then that many cells, uniformly (supplement A).
+def sample_presence(
+    num_samples: int,
+    num_cells: int,
+    odds: float,
+    generator: torch.Generator | None = None,
+    count: int | None = None,
+) -> Tensor:
+    """Draw z_pres from the prior: a count, unless it is given, then that many cells, uniformly (supplement A).
 
     Returns:
         (num_samples, num_cells) float of zeros and ones.
     """
-    p = torch.from_numpy(np.exp(count_log_prior(num_cells, odds)))
-    count = torch.multinomial(p, num_samples, replacement=True, generator=generator)
+    if count is None:
+        p = torch.from_numpy(np.exp(count_log_prior(num_cells, odds)))
+        counts = torch.multinomial(p, num_samples, replacement=True, generator=generator)
+    else:
+        counts = torch.full((num_samples,), count)
     rank = torch.rand(num_samples, num_cells, generator=generator).argsort(-1).argsort(-1)
-    return (rank < count[:, None]).float()
+    return (rank < counts[:, None]).float()

@@ -378,7 +378,11 @@ class SPAIR(ObjectModel):
 
     @torch.no_grad()
     def generate(
-        self, num_images: int, image_size: tuple[int, int] = (48, 48), generator: torch.Generator | None = None
+        self,
+        num_images: int,
+        image_size: tuple[int, int] = (48, 48),
+        generator: torch.Generator | None = None,
+        count: int | None = None,
     ) -> Scene:
         """Draw scenes from the prior: a count, that many cells, then where, depth and what (section 4.2, S A).
 
@@ -386,6 +390,7 @@ class SPAIR(ObjectModel):
             num_images: How many.
             image_size: (H, W) in pixels.
             generator: A CPU generator, for repeatable scenes.
+            count: Objects in each image, at most one a cell; null: drawn from the prior, which favours empty scenes.
 
         Returns:
             A `Scene` whose presence is 0 or 1.
@@ -401,7 +406,8 @@ class SPAIR(ObjectModel):
         z_where = torch.cat([normal(2, hp.position_prior), normal(2, hp.size_prior)], -1)
         offset, size = box_ops.where_to_cell_offsets(z_where, hp.center_bounds)
         cells = box_ops.grid_cells(rows, columns, self.device)
-        presence = sample_presence(B, N, self.scheduled("count_prior_odds"), generator).to(self.device)[..., None]
+        odds = self.scheduled("count_prior_odds")
+        presence = sample_presence(B, N, odds, generator, count).to(self.device)[..., None]
         latents = {
             "boxes": box_ops.cell_offsets_to_boxes(offset, size, cells, (hp.cell_size,) * 2, (hp.anchor,) * 2),
             "z_depth": normal(1, hp.depth_prior),

@@ -147,6 +147,11 @@ def test_features_of_an_image_part_do_not_depend_on_the_size_of_the_image() -> N
     torch.testing.assert_close(inner, crop.presence.view(4, 4)[:2, :2], rtol=1e-4, atol=1e-5)
 
 
+def test_generate_draws_as_many_objects_as_asked_for() -> None:
+    scene = SPAIR(**SMALL).generate(4, generator=torch.Generator().manual_seed(0), count=3)
+    assert (scene.presence.sum(-1) == 3).all()
+
+
 def test_trimmed_boxes_lie_in_the_attention_boxes() -> None:
     torch.manual_seed(0)
     scene = SPAIR(**{**SMALL, "trim_threshold": 0.3}).eval()(torch.rand(2, 1, 48, 48))
