@@ -9,7 +9,7 @@ CONFIG ?= configs/quick/spair.yaml
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install fit test test-slow test-minimum check format bench clean
+.PHONY: help install fit test test-minimum check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,15 +33,12 @@ test: $(STAMP) ## lint, type-check and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow'
-
-test-slow: $(STAMP) ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 test-minimum: ## the tests with the oldest releases that pyproject.toml admits (needs uv)
 	uv venv --clear --python 3.11 .venv-minimum
 	uv pip install --python .venv-minimum/bin/python --resolution lowest-direct -e '.[dev]'
-	.venv-minimum/bin/python -m pytest -m 'not slow'
+	.venv-minimum/bin/python -m pytest
 
 check: $(STAMP) ## lint and type-check only
 	$(BIN)/ruff check .

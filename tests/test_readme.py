@@ -30,9 +30,13 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=["first lines", "from Python"])
-def test_python_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert capsys.readouterr().out.strip()  # each ends by printing what it found
+    if "scene" in names:
+        assert names["scene"].boxes.shape == (1, 16, 4)
 
 
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ class ObjectModel(LightningModule):
     def _end_epoch(self, stage: str) -> None:
         bar = ("ap50", "count_accuracy")
         for name, value in self._metrics(stage).compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name in bar, rank_zero_only=False)
+            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name in bar)
         self._metrics(stage).reset()
 
     def _metrics(self, stage: str) -> SceneMetrics:
