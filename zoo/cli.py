@@ -18,11 +18,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, SceneDataModule
 from zoo import registry, weights
-from zoo.callbacks import LastCheckpoint, MetricTable, ScenePictures, SceneWriter
+from zoo.callbacks import LastCheckpoint, MetricTable, RunRecord, ScenePictures, SceneWriter
 from zoo.models.base import ObjectModel
 from zoo.parser import ZooParser, brief
 
 _NEWEST = ("best", "last")
+_NO_CHANGE = (  # to results
+    *("--seed_everything", "--runs", "--run_name", "--wandb", "--wandb_project", "--ckpt_path", "--pictures"),
+    *("--trainer.enable", "--trainer.accelerator", "--trainer.devices"),
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -48,6 +52,7 @@ class ZooCLI(LightningCLI):
             entry.load()  # so that class names alone will do
         self.checkpoint: Path | None = None
         self.record: dict[str, Any] = {}
+        self.started_from = ("", "")
         super().__init__(
             ObjectModel,
             SceneDataModule,
@@ -96,6 +101,7 @@ class ZooCLI(LightningCLI):
         argv = list(sys.argv[1:] if args is None else args)
         files = [Path(arg.removeprefix("--config=")) for arg in argv if arg.endswith((".yaml", ".yml", ".json"))]
         ZooParser.given = " ".join(argv + [file.read_text(encoding="utf-8") for file in files if file.is_file()])
+        self.started_from = _experiment(argv[1:])
         argv, self.checkpoint = self._with_checkpoint(parser, argv)
         self.config = parser.parse_args(argv)
         if self.checkpoint is not None:
@@ -172,18 +178,17 @@ class ZooCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; weights that are no Lightning checkpoint are loaded at once."""
+        shared = self.checkpoint is not None and self.checkpoint.suffix == ".safetensors"
+        if self.checkpoint is not None and not shared:
+            config = self.config[self.config.subcommand]
+            config.ckpt_path = str(self.checkpoint)
+            config.weights_only = True  # a checkpoint is data: nothing in it is run
         try:
             super().instantiate_classes()
         except ValueError as error:
             sys.exit(f"zoo: {brief(str(error))}")
-        if self.checkpoint is None:
-            return
-        if self.checkpoint.suffix == ".safetensors":
+        if self.checkpoint is not None and shared:
             weights.adopt(self.model, *weights.read(self.checkpoint), self.checkpoint)
-        else:
-            config = self.config[self.config.subcommand]
-            config.ckpt_path = str(self.checkpoint)
-            config.weights_only = True  # a checkpoint is data: nothing in it is run
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the zoo's loggers unless the configuration names others."""
@@ -191,7 +196,10 @@ class ZooCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
             kwargs.setdefault("logger", list(self._loggers(config)))
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            trainer.callbacks.append(RunRecord(*self.started_from, seed=config.seed_everything))  # type: ignore[attr-defined]
+        return trainer
 
     def _loggers(self, config: Any) -> Iterator[Logger]:
         name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"
@@ -233,6 +241,19 @@ class ZooCLI(LightningCLI):
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         """Validate, likewise."""
         self.trainer.validate(model, **{**kwargs, "verbose": False})
+
+
+def _experiment(argv: list[str]) -> tuple[str, str]:
+    """Which configurations the arguments name, and what else they say that makes a difference to results."""
+    configs, changes = [], []
+    options = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    for key, value in pairwise([*options, ""]):
+        if key in ("--config", "-c"):
+            parts = Path(value).with_suffix("").parts
+            configs.append("/".join(parts[parts.index("configs") + 1 if "configs" in parts else 0 :]))
+        elif key.startswith("--") and not key.startswith(_NO_CHANGE):
+            changes.append(f"{key.removeprefix('--')}={value}")
+    return "+".join(configs), " ".join(changes)
 
 
 def _plain(value: Any) -> Any:

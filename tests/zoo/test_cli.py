@@ -42,6 +42,12 @@ def fit(*options: str, config: str = QUICK, steps: int = 4) -> Path:
     return run
 
 
+def rows(run: Path) -> list[dict[str, str]]:
+    """Of the run's metrics."""
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_run_has_a_folder_of_its_own_with_everything_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = fit(), fit()
     assert first.parent.name == second.parent.name == "spair_multimnist48-1to5-c1-n64-uci-ink"
@@ -50,9 +56,7 @@ def test_a_run_has_a_folder_of_its_own_with_everything_in_it(capsys: pytest.Capt
     assert config["model"]["init_args"]["center_bias"] == 6.0  # from the file
     assert config["model"]["init_args"]["what_dim"] == 50  # a default, written down all the same
     assert config["seed_everything"] == 0
-    with (first / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {"val/ap50", "val/loss", "val/count_accuracy", "test/ap50", "val/kl_presence"} <= set(rows[0])
+    assert {"val/ap50", "val/loss", "val/count_accuracy", "test/ap50", "val/kl_presence"} <= set(rows(first)[0])
     assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     pictures = {path.name for path in (first / "pictures").iterdir()}
     names = {"val_step0000002.png", "val_step0000004.png", "test.png", "last.png", "generated.png"}
@@ -98,6 +102,15 @@ def test_best_last_and_run_folders_are_checkpoints() -> None:
     main(["fit", "--ckpt_path", str(run), "--trainer.max_steps=6"])
     content = torch.load(run.parent / "version_6" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == 6
+    assert [row["step"] for row in rows(run.parent / "version_6") if row.get("val/loss")] == ["5"]  # 4 were done
+
+
+def test_the_test_of_a_checkpoint_is_the_test_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit()
+    main(["test", "--ckpt_path", str(run), "--wandb=disabled", "--trainer.enable_progress_bar=false"])
+    after_fit, later = ([r for r in rows(run.parent / v) if r.get("test/loss")] for v in ("version_0", "version_1"))
+    for metric in ("test/mse", "test/loss", "test/ap"):
+        assert float(later[0][metric]) == pytest.approx(float(after_fit[0][metric]), rel=1e-5)
 
 
 def test_predict_writes_the_scenes_of_all_test_images() -> None:

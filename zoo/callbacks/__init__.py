@@ -2,7 +2,8 @@
 
 from zoo.callbacks.checkpoints import LastCheckpoint
 from zoo.callbacks.pictures import ScenePictures
+from zoo.callbacks.record import RunRecord
 from zoo.callbacks.tables import MetricTable
 from zoo.callbacks.writer import SceneWriter
 
-__all__ = ["LastCheckpoint", "MetricTable", "ScenePictures", "SceneWriter"]
+__all__ = ["LastCheckpoint", "MetricTable", "RunRecord", "ScenePictures", "SceneWriter"]

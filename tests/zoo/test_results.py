@@ -1,0 +1,89 @@
+"""Recorded runs: what training leaves, the rows made of it, the table made of these."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from zoo import results
+from zoo.cli import main
+
+CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "quick" / "spair.yaml")
+TINY = ["--data.init_args.num_train=8", "--data.init_args.num_val=4", "--data.init_args.num_test=4"]
+TINY += ["--data.init_args.batch_size=4", "--data.init_args.source=uci", "--wandb=disabled"]
+TINY += ["--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu", "--trainer.val_check_interval=1"]
+
+
+def record(folder: Path, **changes: object) -> Path:
+    """A run folder with a record as training leaves it."""
+    about = {"experiment": "quick/air", "changes": "", "seed": 0, "model": "AIR", "data": "digits", "steps": 10}
+    folder.mkdir(parents=True)
+    content = {**about, "wall_s": 60.0, "metrics": {"count_accuracy": 0.9, "kl_where": 3.0}, **changes}
+    (folder / "run.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_training_leaves_a_record_that_counts_the_time_of_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lr = ["--model.init_args.lr", "3e-4"]
+    main(["fit", "--config", CONFIG, *TINY, *lr, "--trainer.max_steps=2", "--seed_everything=7", "--run_name=first"])
+    first = json.loads(Path("runs/first/version_0/run.json").read_text())
+    assert (first["experiment"], first["seed"], first["steps"], first["model"]) == ("quick/spair", 7, 2, "SPAIR")
+    assert "model.init_args.lr=3e-4" in first["changes"]
+    assert "seed" not in first["changes"]
+    assert first["data"].endswith("uci-ink")
+    assert first["wall_s"] > 0
+    assert first["peak_memory_gb"] > 0.1
+    assert 0 <= first["metrics"]["count_accuracy"] <= 1
+    main(["fit", "--ckpt_path=runs/first/version_0", "--trainer.max_steps=3", "--run_name=second", "--wandb=disabled"])
+    second = json.loads(Path("runs/second/version_0/run.json").read_text())
+    assert (second["experiment"], second["steps"]) == ("quick/spair", 3)
+    assert second["wall_s"] > first["wall_s"]
+
+
+def test_a_table_has_mean_and_deviation_over_seeds_beside_the_papers_figure(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    accuracies = (0.90, 0.94, 0.98)
+    runs = [record(tmp_path / str(s), seed=s, metrics={"count_accuracy": a}) for s, a in enumerate(accuracies)]
+    results.add(runs, path)
+    results.add([record(tmp_path / "other", experiment="quick/spair")], path)
+    lines = results.table(path).splitlines()
+    assert lines[2] == "| quick/air | digits | 3 | 10 | 1 | count_accuracy | 0.940 ± 0.040 | 0.985 |"
+    assert lines[3] == "| quick/spair | digits | 1 | 10 | 1 | count_accuracy | 0.900 |  |"
+
+
+def test_a_run_that_is_added_again_replaces_itself(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    results.add([record(tmp_path / "a")], path)
+    results.add([record(tmp_path / "b", metrics={"count_accuracy": 0.5})], path)
+    (row,) = results.read(path)
+    assert row["count_accuracy"] == "0.5"
+    assert [p.name for p in tmp_path.glob("*.csv*")] == ["results.csv"]
+
+
+def test_runs_that_have_not_ended_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"run\.json.*training has ended"):
+        results.row(tmp_path)
+    untested = record(tmp_path / "run")
+    content = json.loads((untested / "run.json").read_text())
+    del content["metrics"]
+    (untested / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="test_after_fit"):
+        results.row(untested)
+
+
+def test_recorded_and_published_results_are_well_formed() -> None:
+    with results.PUBLISHED.open(encoding="utf-8", newline="") as file:
+        published = list(csv.DictReader(file))
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    for row in published:
+        assert (configs / f"{row['experiment']}.yaml").is_file(), row
+        assert row["metric"] in results.METRIC_NAMES, row
+        assert float(row["mean"]) >= 0, row
+        assert row["source"], row
+    for row in results.read():
+        assert tuple(row) == results.COLUMNS
+        assert (configs / f"{row['experiment']}.yaml").is_file(), row

@@ -1,0 +1,123 @@
+"""What is to be known of a run beside its metrics: what was run, at which revision, where, for how long."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import zoo
+
+
+class RunRecord(Callback):
+    """Writes `run.json` into the run folder when training ends, and adds the test's metrics when they are known.
+
+    `zoo.results` makes a row of a table of it. A run that was resumed counts the time of all its parts.
+
+    Args:
+        experiment: The configurations it was started from, as in `quick/spair`.
+        changes: What the command line changed in them.
+        seed: The run's seed.
+    """
+
+    def __init__(self, experiment: str = "", changes: str = "", seed: int | None = None) -> None:
+        self._about = {"experiment": experiment, "changes": changes, "seed": seed}
+        self._elapsed = 0.0
+        self._since: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was run, and time spent so far."""
+        return {**self._about, "wall_s": self._wall()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting; a run that goes on by its checkpoint alone is what it was."""
+        self._elapsed = float(state_dict["wall_s"])
+        if not self._about["experiment"]:
+            self._about = {key: state_dict[key] for key in self._about}
+
+    def _wall(self) -> float:
+        return self._elapsed + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock and write the record."""
+        self._elapsed, self._since = self._wall(), None
+        log_dir = trainer.log_dir  # asks the other processes, so all of them have to come here
+        if not trainer.is_global_zero or log_dir is None or getattr(trainer, "fast_dev_run", False):
+            return
+        data = getattr(trainer, "datamodule", None)
+        device = pl_module.device
+        _write(
+            Path(log_dir, "run.json"),
+            {
+                **self._about,
+                "model": type(pl_module).__name__,
+                "data": getattr(data, "name", type(data).__name__),
+                "revision": _revision(),
+                "steps": trainer.global_step,
+                "parameters": sum(p.numel() for p in pl_module.parameters()),
+                "wall_s": round(self._elapsed, 1),
+                "peak_memory_gb": round(_peak_memory(device), 2),
+                "hardware": _hardware(device, trainer.world_size),
+                "torch": torch.__version__,
+            },
+        )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the test's metrics, if it was the test that follows training."""
+        log_dir = trainer.log_dir
+        if not trainer.is_global_zero or log_dir is None or not Path(log_dir, "run.json").is_file():
+            return
+        metrics = {
+            name.removeprefix("test/"): round(float(value), 6)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("test/")
+        }
+        path = Path(log_dir, "run.json")
+        _write(path, {**json.loads(path.read_text(encoding="utf-8")), "metrics": metrics})
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _revision() -> str:
+    """Of the source tree that is running, with + for changes that are not committed; the version, if it is none."""
+    root = Path(zoo.__file__).parent
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return zoo.__version__
+    return said.stdout.strip()
+
+
+def _peak_memory(device: torch.device) -> float:
+    """GiB: on a GPU, of tensors; else, of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _hardware(device: torch.device, processes: int) -> str:
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    return f"CPU, {processes} x {torch.get_num_threads()} threads"

@@ -1,0 +1,108 @@
+"""Recorded runs, and the table of them: `python -m zoo.results add RUN ...` and `python -m zoo.results table`.
+
+A run folder's `run.json` becomes a row of zoo/results.csv. The table has means and standard deviations over seeds
+beside the figures of the papers, which are in zoo/published.csv with their sources.
+"""
+
+import argparse
+import csv
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+
+from zoo.evaluation import METRIC_NAMES
+
+RECORDED = Path(__file__).with_name("results.csv")
+PUBLISHED = Path(__file__).with_name("published.csv")
+_KEY = ("experiment", "changes", "data", "seed")
+_ABOUT = ("model", "revision", "steps", "parameters", "wall_s", "peak_memory_gb", "hardware", "torch")
+COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "loss")
+# what the table shows of a run, if no paper has a figure of its own for it
+_HEADLINES = ("ap50", "count_accuracy", "category_correspondence", "cluster_purity", "nmi", "ari_fg", "miou_fg")
+
+
+def read(path: Path = RECORDED) -> list[dict[str, str]]:
+    """Rows of a file of results; none, if it is not there."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def row(run: Path) -> dict[str, str]:
+    """A run's record as a row.
+
+    Raises:
+        FileNotFoundError: The folder has no run.json: training did not end there.
+        ValueError: There are no metrics in it: the test that follows training did not end.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: is this the folder of a run whose training has ended?")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if "metrics" not in record:
+        raise ValueError(f"{path} has no metrics: the run was not tested (--test_after_fit true)")
+    values = {**record, **record["metrics"]}
+    return {name: "" if values.get(name) is None else str(values[name]) for name in COLUMNS}
+
+
+def add(runs: Iterable[Path], path: Path = RECORDED) -> None:
+    """Add runs to a file of results; a run of the same experiment, changes, data and seed is replaced."""
+    rows = {tuple(r[key] for key in _KEY): r for r in [*read(path), *map(row, runs)]}
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows))
+    part.replace(path)
+
+
+def table(path: Path = RECORDED) -> str:
+    """Recorded runs as Markdown: a line for each experiment and metric, its mean and standard deviation over seeds."""
+    published = {(r["experiment"], r["metric"]): r for r in read(PUBLISHED)}
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for r in read(path):
+        groups.setdefault((r["experiment"], r["changes"], r["data"]), []).append(r)
+    head = ("configuration", "test data", "seeds", "steps", "minutes", "metric", "here", "paper")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for (experiment, changes, data), rows in sorted(groups.items()):
+        name = experiment + (f" `{changes}`" if changes else "")
+        minutes = [float(r["wall_s"]) / 60 for r in rows if r["wall_s"]]
+        about = [name, data, len(rows), rows[0]["steps"], f"{mean(minutes):.0f}" if minutes else ""]
+        for metric in METRIC_NAMES:
+            values = [float(r[metric]) for r in rows if r.get(metric)]
+            figure = published.get((experiment, metric))
+            if values and (figure is not None or metric in _HEADLINES):
+                ours = _plus_minus(mean(values), stdev(values) if len(values) > 1 else None)
+                theirs = _plus_minus(float(figure["mean"]), float(figure["std"] or 0) or None) if figure else ""
+                lines.append("| " + " | ".join(str(cell) for cell in [*about, metric, ours, theirs]) + " |")
+                about = [""] * len(about)
+    return "\n".join(lines)
+
+
+def _plus_minus(value: float, deviation: float | None) -> str:
+    digits = 3 if abs(value) < 10 else 1
+    return f"{value:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m zoo.results", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    adding = verbs.add_parser("add", help="record runs")
+    adding.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    verbs.add_parser("table", help="print the table")
+    options = parser.parse_args()
+    if options.verb == "add":
+        try:
+            add(options.runs)
+        except (FileNotFoundError, ValueError) as error:
+            raise SystemExit(f"zoo: {error}") from None
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()
