@@ -16,7 +16,8 @@ by default: `heat_map`, `second_glimpse`, `detach_canvas` and `blur_weight` find
 `template_gain`, `template_blob` and `template_noise` make templates learn fast and start apart;
 `uniform_category_steps` holds categories back until objects are found, which decides whether they come to mean
 anything; `balance_weight` has all of them used; `aspect_std` keeps one shape from being squashed into another;
-`attribute_steps` holds attributes back until templates are learned. Our own, all of them.
+`attribute_steps` holds attributes back until templates are learned; `hard_presence_step` keeps presence from standing
+in for brightness. Our own, all of them.
 """
 
 from typing import Any
@@ -107,6 +108,8 @@ class DiscreteAIR(ObjectModel):
         template_noise: A cure: std of smooth noise by which literal templates differ at first.
         uniform_category_steps: A cure: [start, end]; until step `start` all categories draw the mean template, from
             `end` on each its own, in between a mixture. Null: their own from the first step.
+        hard_presence_step: A cure: from this step on presence draws as 0 or 1, with the relaxed gradient
+            (straight-through), so that it cannot stand in for the brightness of faint objects. Null: never.
         balance_weight: A cure: weight, in training only, of the divergence of a batch's mean category from uniform.
         aspect_std: A cure: std of a prior on the difference of the two scales before the sigmoid; null for none.
         attribute_steps: A cure: [start, end]; attributes change nothing until step `start`, and come in until `end`.
@@ -165,6 +168,7 @@ class DiscreteAIR(ObjectModel):
         template_blob: float = 0.0,
         template_noise: float = 0.0,
         uniform_category_steps: tuple[int, int] | None = None,
+        hard_presence_step: int | None = None,
         balance_weight: Schedule = 0.0,
         aspect_std: float | None = None,
         attribute_steps: tuple[int, int] | None = None,
@@ -264,7 +268,10 @@ class DiscreteAIR(ObjectModel):
             if noise is None:
                 presence = (belief >= 0.5).to(image.dtype)
             elif self.training:
-                presence = presence * relaxed_bernoulli(logit, noise["presence"][:, t], hp.presence_temperature)
+                drawn = relaxed_bernoulli(logit, noise["presence"][:, t], hp.presence_temperature)
+                if hp.hard_presence_step is not None and self.steps_trained >= hp.hard_presence_step:
+                    drawn = (drawn > 0.5).to(drawn.dtype) + drawn - drawn.detach()
+                presence = presence * drawn
             else:
                 presence = presence * (logit + noise["presence"][:, t] > 0)
             patch = self.decoder(category, z_attribute, self.released)
@@ -545,6 +552,8 @@ def _check(hp: Any) -> None:
         raise ValueError(f"attribute_dim must be at least 0, got {hp.attribute_dim!r}")
     if hp.aspect_std is not None and not hp.aspect_std > 0:
         raise ValueError(f"aspect_std must be null or above 0, got {hp.aspect_std!r}")
+    if hp.hard_presence_step is not None and hp.hard_presence_step < 0:
+        raise ValueError(f"hard_presence_step must be null or at least 0, got {hp.hard_presence_step!r}")
     for name in ("uniform_category_steps", "attribute_steps"):
         if hp[name] is not None and not (len(hp[name]) == 2 and 0 <= hp[name][0] <= hp[name][1]):
             raise ValueError(f"{name} must be null or [start, end] with 0 <= start <= end, got {hp[name]!r}")

@@ -23,6 +23,7 @@ CURES: dict[str, Any] = {
     "heat_map": True, "heat_channels": 16, "second_glimpse": True, "second_hidden": [32], "detach_canvas": True,
     "blur_weight": [1.0, 0.0, 200, "linear"], "pose_kl_weight": [0.02, 1.0, 200, "linear"], "aspect_std": 0.15,
     "uniform_category_steps": [60, 120], "attribute_steps": [200, 250], "balance_weight": 10.0,
+    "hard_presence_step": 250,
     "temperature": [1.0, 0.5, 300, "linear"], "max_grad_norm": 10.0,
 }  # fmt: skip
 
@@ -178,6 +179,25 @@ def test_categories_and_attributes_are_held_back(monkeypatch: pytest.MonkeyPatch
         model.train().losses(batch)
         assert model.released.tolist() == shares
     assert DiscreteAIR(**SMALL).released.tolist() == [1, 1]
+
+
+def test_hard_presence_draws_all_or_nothing_with_the_relaxed_gradient() -> None:
+    image = shapes(4)["image"]
+    soft, hard = (DiscreteAIR(**SMALL, hard_presence_step=step) for step in (None, 0))
+    hard.load_state_dict(soft.state_dict())
+    noise = soft.draw_noise(image)
+    for key in noise:
+        noise[key][:, 1:] = noise[key][:, :1]
+    relaxed, binary = soft.infer(image, noise)["presence"], hard.infer(image, noise)["presence"]
+    assert ((relaxed > 1e-3) & (relaxed < 1 - 1e-3)).any()
+    torch.testing.assert_close(binary, binary.round())
+    torch.testing.assert_close(binary[:, 0], relaxed[:, 0].round())
+    parameters = [p for n, p in hard.named_parameters() if n.startswith("locate")]
+    gradient = torch.autograd.grad(binary[:, 0].sum(), parameters)
+    expected = torch.autograd.grad(relaxed[:, 0].sum(), [p for n, p in soft.named_parameters() if "locate" in n])
+    for one, other in zip(gradient, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert DiscreteAIR(**SMALL, hard_presence_step=5).infer(image, noise)["presence"].frac().any()  # not yet
 
 
 def test_no_gradient_flows_through_a_detached_canvas() -> None:
