@@ -1,6 +1,6 @@
-"""Average precision of class-agnostic boxes, in the convention of PASCAL VOC and in that of SPAIR's code.
+"""Average precision of class-agnostic boxes, in the convention of PASCAL VOC and in those of SPAIR's and GMAIR's code.
 
-Boxes are (x1, y1, x2, y2) in absolute pixels, half-open (x2 = x1 + width): no +1 anywhere, and a box without area
+Boxes are (x1, y1, x2, y2) in absolute pixels, half-open (x2 = x1 + width): no +1 but in GMAIR's, and a box without area
 overlaps nothing. IoUs and scores are compared as float32.
 """
 
@@ -16,6 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from metrics._checks import check_mask, check_shape
 
 Interpolation = Literal["all_points", "11_points"]
+_GMAIR_POINTS = 1000  # of the curve
 
 
 def _pairwise_iou(boxes: Tensor, targets: Tensor) -> Tensor:
@@ -29,8 +30,12 @@ def _pairwise_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     return torch.where(intersection > 0, intersection / (area + target_area - intersection), 0.0)
 
 
-def _ranked_iou(boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> tuple[Tensor, Tensor]:
+def _ranked_iou(
+    boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor, extra: int = 0
+) -> tuple[Tensor, Tensor]:
     """Check a batch, order each image's predictions by falling score (ties keep slot order) and overlap them.
+
+    Widths and heights of all boxes are `extra` pixels larger than given.
 
     Returns:
         The ordered scores, (B, K) float32, NaN where a box is NaN; and the IoU of each prediction, in that order, with
@@ -51,7 +56,8 @@ def _ranked_iou(boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_vali
     scores = scores.masked_fill(boxes.isnan().any(dim=2), torch.nan)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4))
-    iou = _pairwise_iou(boxes, target_boxes.float()).masked_fill(~target_valid.unsqueeze(1), 0)
+    boxes, target_boxes = (torch.cat([b[..., :2], b[..., 2:] + extra], dim=2) for b in (boxes, target_boxes.float()))
+    iou = _pairwise_iou(boxes, target_boxes).masked_fill(~target_valid.unsqueeze(1), 0)
     return scores, F.pad(iou, (0, 0 if N else 1))  # one row of padding where there is none: a maximum needs a row
 
 
@@ -267,3 +273,67 @@ class SPAIRAveragePrecision(Metric):
     def compute(self) -> Tensor:
         """Return the mean over images of their updates' values, a scalar in [0, 1] or NaN."""
         return self.total / self.num_images
+
+
+class GMAIRAveragePrecision(Metric):
+    """Average precision as in the code of the GMAIR paper: for comparison with its figures, not for new ones.
+
+    It differs from `AveragePrecision` (IoU .5, `all_points`) in that
+    - boxes are a pixel wider and higher in the IoU, which is at least .5 for a hit;
+    - only slots with a score of at least .5 are predictions;
+    - the curve has a point for each of the scores .999, .998, ..., 0, at which an image adds all its predictions at
+      once as soon as the LOWEST of their scores is reached, and none before;
+    - images without objects are left out, with their predictions.
+
+    No ground truth at all: NaN, where the code has 0. Ground truth, no prediction: 0. A NaN among scores or predicted
+    boxes: NaN. The code drops true boxes that begin left of the image; give it none of those to do the same.
+
+    `update` does not wait for a GPU. The states are sums, of the same size for any number of images.
+
+    Source: Zhu, Shen, Yu and Aguirre Sanchez, "GMAIR: Unsupervised Object Detection Based on Spatial Attention and
+    Gaussian Mixture", 2021, appendix C; the authors' GMAIR-pytorch, `gmair/test/metric.py`, `mAP`.
+
+    Args:
+        kwargs: Options of `torchmetrics.Metric`.
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    curve: Tensor
+    num_targets: Tensor
+    undefined: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Predictions, and hits among them, of the images that come in at each of the scores, falling.
+        self.add_state("curve", torch.zeros(_GMAIR_POINTS, 2, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("num_targets", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("undefined", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> None:
+        """Add a batch; arguments and errors as in `AveragePrecision.update`."""
+        scores, iou = _ranked_iou(boxes, scores, target_boxes, target_valid, extra=1)
+        kept = scores >= 0.5
+        overlap, match = iou.max(dim=2, keepdim=True)
+        claims = (overlap >= 0.5) & kept.unsqueeze(2)
+        # A box that several predictions take is one hit, whichever of them comes first: all come at once.
+        hits = torch.zeros_like(iou, dtype=torch.bool).scatter_(2, match, claims).any(dim=1).sum(dim=1)
+        added = torch.stack([kept.sum(dim=1), hits], dim=1) * target_valid.any(dim=1, keepdim=True)  # (B, 2)
+
+        # How many of the scores 0, .001, ..., .999 the lowest reaches; a slot of score 1 stands in where none is kept.
+        rising = torch.arange(_GMAIR_POINTS, device=scores.device) / _GMAIR_POINTS
+        lowest = F.pad(scores.where(kept, 1.0), (0, 1), value=1.0).amin(dim=1)
+        point = _GMAIR_POINTS - torch.searchsorted(rising, lowest, right=True)
+        self.curve = self.curve.index_add(0, point, added)  # never in place: spawned processes may share its memory
+        self.num_targets = self.num_targets + target_valid.sum()
+        self.undefined = self.undefined + scores.isnan().sum()
+
+    def compute(self) -> Tensor:
+        """Return the average precision, a scalar in [0, 1] or NaN."""
+        predicted, hits = self.curve.cumsum(dim=0).cpu().double().unbind(dim=1)
+        precision = hits / predicted.clamp(min=1)
+        envelope = precision.flip(0).cummax(dim=0).values.flip(0)
+        area = (hits.diff(prepend=hits.new_zeros(1)) * envelope).sum() / self.num_targets.cpu()
+        return torch.where(self.undefined.cpu() > 0, torch.nan, area).to(device=self.device, dtype=torch.float32)

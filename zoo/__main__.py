@@ -8,8 +8,9 @@ _TRAINER_VERBS = {
     "validate": "evaluate a checkpoint on the validation scenes",
     "test": "evaluate a checkpoint on the test scenes",
     "predict": "yield the scenes of a datamodule's test images",
+    "cluster": "cluster what a checkpoint finds by a Gaussian mixture, beside its own categories",
 }
-_HEADLINES = ("ap50", "ap", "count_accuracy", "category_correspondence")
+_HEADLINES = ("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi")
 
 
 def usage() -> str:
@@ -24,6 +25,7 @@ def usage() -> str:
         "  python -m zoo fit --config configs/spair.yaml --model.init_args.lr 3e-4 --trainer.devices 2",
         "  python -m zoo fit --ckpt_path last                       # go on with the newest run",
         "  python -m zoo test --ckpt_path spair-multimnist          # a trained checkpoint, on its own kind of data",
+        "  python -m zoo cluster --ckpt_path spair-multimnist --num_clusters 10",
         "",
         "options of a verb: python -m zoo VERB --help; of a model: python -m zoo fit --model.help SPAIR",
     ]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, SceneDataModule
 from zoo import registry, weights
 from zoo.callbacks import LastCheckpoint, MetricTable, RunRecord, ScenePictures, SceneWriter
+from zoo.downstream.clustering import Covariance
 from zoo.models.base import ObjectModel
 from zoo.parser import ZooParser, brief
 
@@ -40,8 +41,46 @@ class SaveConfig(SaveConfigCallback):
                 logger.experiment.config.update({"config": config})  # type: ignore[attr-defined]
 
 
+class ZooTrainer(Trainer):
+    """Lightning's trainer with a method for each verb of the zoo that is not Lightning's."""
+
+    def cluster(
+        self,
+        model: ObjectModel,
+        datamodule: SceneDataModule,
+        checkpoint: Path | None = None,
+        num_clusters: int = 10,
+        covariance: Covariance = "full",
+        num_fits: int = 1,
+        num_scenes: int | None = 10_000,
+        out: str | None = None,
+    ) -> None:
+        """Cluster what a checkpoint (--ckpt_path) finds by a Gaussian mixture, beside the model's own categories.
+
+        Fits to training scenes, scores on test scenes, and writes clustering.json, pictures/embedding.png and, where
+        the checkpoint lies in a run folder, pictures/curves.png.
+
+        Args:
+            model: With its weights.
+            datamodule: Where the scenes are from.
+            checkpoint: Where the weights are from, for the record.
+            num_clusters: Components of the mixture.
+            covariance: Of a component; see `zoo.downstream.clustering.cluster`.
+            num_fits: From so many initialisations, of which the likeliest is kept.
+            num_scenes: Training scenes to fit to; null: all.
+            out: Folder to write to; null: a new run folder.
+        """
+        from zoo.downstream.report import report  # scikit-learn and matplotlib take their time
+
+        options = {"covariance": covariance, "num_fits": num_fits, "num_scenes": num_scenes}
+        report(self, model, datamodule, checkpoint, out, num_clusters=num_clusters, **options)
+        for callback in self.callbacks if out is None else ():  # type: ignore[attr-defined]
+            if isinstance(callback, SaveConfig):
+                callback.setup(self, model, "cluster")
+
+
 class ZooCLI(LightningCLI):
-    """`python -m zoo fit|validate|test|predict`.
+    """`python -m zoo fit|validate|test|predict|cluster`.
 
     Beyond LightningCLI: a checkpoint may be a name, a run folder, a file, `best` or `last`; it brings its own model and
     data, as the weakest of defaults; every run has a folder of its own; a test follows training.
@@ -61,10 +100,16 @@ class ZooCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
+            trainer_class=ZooTrainer,
             parser_class=ZooParser,
             trainer_defaults={"callbacks": [MetricTable(), LastCheckpoint(), SceneWriter()]},
             args=args,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs and the zoo's, each with the arguments that are not for the command line."""
+        return {**LightningCLI.subcommands(), "cluster": {"model", "datamodule", "checkpoint"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the zoo adds to Lightning's arguments; all of it can be set in YAML."""
@@ -178,7 +223,9 @@ class ZooCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; weights that are no Lightning checkpoint are loaded at once."""
-        shared = self.checkpoint is not None and self.checkpoint.suffix == ".safetensors"
+        shared = self.checkpoint is not None and (
+            self.checkpoint.suffix == ".safetensors" or self.config.subcommand == "cluster"
+        )
         if self.checkpoint is not None and not shared:
             config = self.config[self.config.subcommand]
             config.ckpt_path = str(self.checkpoint)
@@ -194,7 +241,9 @@ class ZooCLI(LightningCLI):
         """The trainer, with the zoo's loggers unless the configuration names others."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
-        if config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
+        if config.get("out"):
+            kwargs.setdefault("logger", False)
+        elif config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
             kwargs.setdefault("logger", list(self._loggers(config)))
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
@@ -241,6 +290,15 @@ class ZooCLI(LightningCLI):
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         """Validate, likewise."""
         self.trainer.validate(model, **{**kwargs, "verbose": False})
+
+    def cluster(self, model: ObjectModel, **kwargs: Any) -> None:
+        """Cluster what the checkpoint finds."""
+        if self.checkpoint is None:
+            sys.exit("zoo: cluster needs --ckpt_path: a name, a run folder, a file, best or last")
+        try:
+            cast(ZooTrainer, self.trainer).cluster(model, checkpoint=self.checkpoint, **kwargs)
+        except ValueError as error:
+            sys.exit(f"zoo: {error}")
 
 
 def _experiment(argv: list[str]) -> tuple[str, str]:

@@ -7,18 +7,39 @@ from datamodules.batch import Batch
 from metrics import (
     AveragePrecision,
     CategoryCorrespondence,
+    ClusterPurity,
     CountAccuracy,
     CountError,
+    ForegroundARI,
+    HungarianAccuracy,
     LocationMatchedAccuracy,
+    MeanIoU,
+    NormalizedMutualInformation,
     ReconstructionError,
+    SegmentationCovering,
+    cluster_label_pairs,
 )
 from zoo.scene import Scene
 
 METRIC_NAMES = (
     *("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "count_error"),
-    *("category_correspondence", "category_accuracy", "mse", "normalized_error"),
+    *("category_correspondence", "category_accuracy", "hungarian_accuracy", "cluster_purity", "nmi"),
+    *("ari_fg", "miou", "miou_fg", "msc_fg"),
+    *("mse", "normalized_error", "mse_sum"),
 )
 _IOU_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
+
+
+def clustering_metrics(num_clusters: int, num_classes: int) -> MetricCollection:
+    """What is said of clusters against classes; takes pairs of them, in one table for all metrics."""
+    sizes = (num_clusters, num_classes)
+    return MetricCollection(
+        {
+            "hungarian_accuracy": HungarianAccuracy(*sizes),
+            "cluster_purity": ClusterPurity(*sizes),
+            "nmi": NormalizedMutualInformation(*sizes),
+        }
+    )
 
 
 class SceneMetrics(nn.Module):
@@ -29,7 +50,15 @@ class SceneMetrics(nn.Module):
     - `count_accuracy`: images with the right number of slots of presence at least 0.5; `count_error`: mean difference.
     - `category_correspondence`: share of true objects whose class is among the image's predicted categories, under the
       best one-to-one naming of categories (Discrete-AIR); `category_accuracy`: the same for objects paired by place.
-    - `mse`: squared error of a pixel; `normalized_error`: squared error over squared intensity, both over all images.
+    - `hungarian_accuracy`: share of correct detections (presence and IoU of at least 0.5) whose category stands for
+      their class, under the best one-to-one matching; `cluster_purity`: the same with several categories for one class
+      (GMAIR's "ACC"); `nmi`: normalized mutual information of their categories and classes.
+    - `ari_fg`: adjusted Rand index over the pixels of true objects; `miou`: mean IoU of masks under the best one-to-one
+      matching, background included (AST-Seg's tables); `miou_fg`: without the true background (ClevrTex's `mIoU_fg`);
+      `msc_fg`: best IoU with any predicted mask, mean over true objects. All are means over images; those without
+      objects count for `miou` alone.
+    - `mse`: squared error of a pixel; `normalized_error`: squared error over squared intensity, both over all images;
+      `mse_sum`: squared error summed over an image, mean over images ("MSE" in ClevrTex's and AST-Seg's tables).
     """
 
     def __init__(self) -> None:
@@ -45,9 +74,23 @@ class SceneMetrics(nn.Module):
         )
         self.counts = MetricCollection({"count_accuracy": CountAccuracy(), "count_error": CountError()})
         self.pixels = MetricCollection(
-            {"mse": ReconstructionError("mean"), "normalized_error": ReconstructionError("normalized")}
+            {
+                "mse": ReconstructionError("mean"),
+                "normalized_error": ReconstructionError("normalized"),
+                "mse_sum": ReconstructionError("sum"),
+            }
         )
-        self.categories = MetricCollection({})  # filled when numbers of categories and classes are known
+        self.segmentation = MetricCollection(
+            {
+                "ari_fg": ForegroundARI(),
+                "miou": MeanIoU(include_background=True),
+                "miou_fg": MeanIoU(include_background=False),
+                "msc_fg": SegmentationCovering(),
+            }
+        )
+        # filled when numbers of categories and classes are known
+        self.categories = MetricCollection({})
+        self.clusters = MetricCollection({})
 
     def update(self, scene: Scene, batch: Batch, num_classes: int | None = None) -> None:
         """Take in one batch.
@@ -62,16 +105,20 @@ class SceneMetrics(nn.Module):
         if "valid" in batch:
             self.counts.update(scene.presence, batch["valid"])
         self.pixels.update(scene.reconstruction, batch["image"])
+        if scene.mask is not None and "mask" in batch:
+            self.segmentation.update(scene.mask, batch["mask"])
         if scene.category is not None and num_classes is not None and "labels" in batch:
             if not self.categories:
                 sizes = (scene.category.shape[-1], num_classes)
                 self.categories.add_metrics({"category_correspondence": CategoryCorrespondence(*sizes)})
                 self.categories.add_metrics({"category_accuracy": LocationMatchedAccuracy(*sizes)})
                 self.categories.to(scene.category.device)
+                self.clusters = clustering_metrics(*sizes).to(scene.category.device)
             category, labels, valid = scene.category.argmax(-1), batch["labels"], batch["valid"]
             self.categories["category_correspondence"].update(category, scene.presence, labels, valid)
             place = (scene.presence, scene.boxes, labels, batch["boxes"], valid)
             self.categories["category_accuracy"].update(category, *place)
+            self.clusters.update(*cluster_label_pairs(category, *place))
 
     def compute(self) -> dict[str, Tensor]:
         """Values of the metrics that were updated."""
@@ -85,4 +132,4 @@ class SceneMetrics(nn.Module):
             group.reset()
 
     def _groups(self) -> tuple[MetricCollection, ...]:
-        return self.detection, self.counts, self.pixels, self.categories
+        return self.detection, self.counts, self.segmentation, self.pixels, self.categories, self.clusters

@@ -14,7 +14,10 @@ from lightning.pytorch import Trainer, seed_everything
 
 from zoo import registry, weights
 
-_COLUMNS = ("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "category_correspondence", "mse")
+_COLUMNS = (  # those that any checkpoint has a figure for are shown
+    *("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "category_correspondence"),
+    *("hungarian_accuracy", "cluster_purity", "nmi", "mse"),
+)
 
 
 def test(run: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> dict[str, Any]:
@@ -58,11 +61,14 @@ def publish(run: Path, name: str, variants: list[tuple[dict[str, Any], dict[str,
 
 def table() -> str:
     """The measured results of all checkpoints, as Markdown."""
-    lines = ["| checkpoint | test data | options | " + " | ".join(_COLUMNS) + " |"]
-    lines.append("|---" * (3 + len(_COLUMNS)) + "|")
-    for name, record in weights.list_weights().items():
+    records = weights.list_weights()
+    measured = {metric for record in records.values() for result in record["results"] for metric in result["metrics"]}
+    columns = [column for column in _COLUMNS if column in measured]
+    lines = ["| checkpoint | test data | options | " + " | ".join(columns) + " |"]
+    lines.append("|---" * (3 + len(columns)) + "|")
+    for name, record in records.items():
         for result in record["results"]:
-            values = [result["metrics"].get(column) for column in _COLUMNS]
+            values = [result["metrics"].get(column) for column in columns]
             cells = ["" if value is None else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" for value in values]
             options = ", ".join(f"{k}: {'null' if v is None else v}" for k, v in result["options"].items())
             lines.append(f"| {name} | {result['data']} | {options} | " + " | ".join(cells) + " |")

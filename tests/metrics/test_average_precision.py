@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from metrics import AveragePrecision, SPAIRAveragePrecision
+from metrics import AveragePrecision, GMAIRAveragePrecision, SPAIRAveragePrecision
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -35,12 +35,12 @@ def random_batch(generator: torch.Generator, B: int, K: int, N: int, *, continuo
     return predicted, scores, target_boxes, valid
 
 
-def literal_iou(a: list[float], b: list[float]) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
+def literal_iou(a: list[float], b: list[float], extra: int = 0) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0]) + extra
+    height = min(a[3], b[3]) - max(a[1], b[1]) + extra
     if width <= 0 or height <= 0:
         return 0.0
-    areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
+    areas = [(x[2] - x[0] + extra) * (x[3] - x[1] + extra) for x in (a, b)]
     return width * height / (sum(areas) - width * height)
 
 
@@ -96,6 +96,29 @@ def literal_spair(batches: list[Batch]) -> float:
     return total / sum(len(batch[0]) for batch in batches)
 
 
+def literal_gmair(batches: list[Batch]) -> float:
+    """`mAP` of the GMAIR code as facts tell it, threshold by threshold and image by image."""
+    images = [(sorted((p for p in found if p[0] >= 0.5), reverse=True), targets) for found, targets in scenes(batches)]
+    images = [(found, targets) for found, targets in images if found and targets]
+    points = []
+    for threshold in np.float32([1 - (k + 1) / 1000 for k in range(1000)]):
+        predicted = hits = 0
+        for found, targets in images:
+            # A pointer to the last box so far starts before the first, which for a list is the last of all.
+            last, used = -1, set()
+            while last + 1 < len(found) and found[last][0] >= threshold:
+                last += 1
+            for _, box in found[: last + 1]:
+                overlaps = [literal_iou(box, target, extra=1) for target in targets]
+                if max(overlaps) >= 0.5:
+                    used.add(overlaps.index(max(overlaps)))
+            predicted, hits = predicted + last + 1, hits + len(used)
+        points.append((hits, predicted))
+    n = sum(len(targets) for _, targets in scenes(batches))
+    rises = [(points[k][0] - (points[k - 1][0] if k else 0), k) for k in range(1000)]
+    return sum(rise / n * max(tp / m for tp, m in points[k:]) for rise, k in rises if rise)
+
+
 def batch_of(*images: tuple[list[tuple[float, list[float]]], list[list[float]]]) -> Batch:
     """The inverse of `scenes`."""
     B = len(images)
@@ -145,6 +168,42 @@ def test_spair_equals_literal(continuous: bool):
         for batch in batches:
             metric.update(*batch)
         assert metric.compute().item() == pytest.approx(literal_spair(batches), abs=1e-6)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_gmair_equals_literal(continuous: bool):
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        batches = [random_batch(generator, *size, continuous=continuous) for size in [(8, 9, 4), (5, 6, 2), (6, 3, 6)]]
+        metric = GMAIRAveragePrecision()
+        for batch in batches:
+            metric.update(*batch)
+        assert metric.compute().item() == pytest.approx(literal_gmair(batches), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ([([(0.9, UNIT)], [UNIT])], 1.0),
+        ([([(0.9, HALF)], [UNIT])], 1.0),  # (11 x 6) / (11 x 11) with a pixel more
+        ([([(0.9, [0, 0, 10, 4.5])], [UNIT])], 1.0),  # 11 x 5.5: exactly .5 is enough
+        ([([(0.9, [0, 0, 10, 4.4])], [UNIT])], 0.0),
+        ([([(0.5, UNIT)], [UNIT]), ([(0.49, UNIT)], [UNIT])], 0.5),  # only scores of at least .5 predict
+        ([([(0.9, UNIT)], [UNIT]), ([(0.95, FAR)], [])], 1.0),  # an image without objects does not count
+        # The image whose two scores enclose the other's comes in last, as a whole, though it has the best prediction.
+        ([([(0.99, UNIT), (0.6, FAR)], [UNIT]), ([(0.8, UNIT)], [UNIT])], 0.5 + 0.5 * 2 / 3),
+        ([([(0.8, FAR)], [UNIT]), ([(0.8001, UNIT)], [UNIT])], 0.25),  # within a thousandth they come in together
+        ([([(0.7, FAR)], [UNIT]), ([(0.8001, UNIT)], [UNIT])], 0.5),
+        ([([(0.9, UNIT), (0.8, UNIT)], [UNIT])], 0.5),  # a duplicate costs
+        ([([(0.4, UNIT)], [UNIT])], 0.0),
+        ([([(0.9, UNIT)], [])], float("nan")),
+        ([([(float("nan"), UNIT)], [UNIT])], float("nan")),
+    ],
+)
+def test_gmair_by_hand(images: list, expected: float):
+    metric = GMAIRAveragePrecision()
+    metric.update(*batch_of(*images))
+    assert metric.compute().item() == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +279,11 @@ def test_degenerate_sizes():
     metric.update(*batch_of(([(0.8, UNIT)], [UNIT])))
     assert metric.compute().item() == pytest.approx(0.5 / 2)
 
+    gmair = GMAIRAveragePrecision()
+    gmair.update(torch.zeros(2, 0, 4), torch.zeros(2, 0), *batch_of(([], [UNIT]), ([], []))[2:])
+    gmair.update(torch.zeros(0, 5, 4), torch.zeros(0, 5), torch.zeros(0, 3, 4), torch.zeros(0, 3, dtype=torch.bool))
+    assert gmair.compute() == 0
+
     with pytest.warns(UserWarning, match="before the ``update``"):
         assert AveragePrecision().compute().isnan()
 
@@ -283,7 +347,7 @@ def test_collection_shares_states_and_keeps_values():
         assert value == metric.compute()
 
 
-@pytest.mark.parametrize("kind", [AveragePrecision, SPAIRAveragePrecision])
+@pytest.mark.parametrize("kind", [AveragePrecision, SPAIRAveragePrecision, GMAIRAveragePrecision])
 def test_update_reads_no_value(kind: type):
     # Meta tensors have shapes and no values: `.item()`, `nonzero` and boolean indexing, which wait for a GPU, fail.
     metric = kind().to("meta")
@@ -300,7 +364,7 @@ def test_state_holds_no_graph_and_half_precision_stays_exact():
         assert all(x.dtype == torch.float32 and x.ndim == 1 and not x.requires_grad for x in state)
 
 
-@pytest.mark.parametrize("kind", [AveragePrecision, SPAIRAveragePrecision])
+@pytest.mark.parametrize("kind", [AveragePrecision, SPAIRAveragePrecision, GMAIRAveragePrecision])
 @pytest.mark.parametrize(
     ("position", "replacement", "message"),
     [

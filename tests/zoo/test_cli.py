@@ -1,6 +1,7 @@
 """The command line, run in this process unless a test is about processes."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -236,3 +237,30 @@ def test_an_offline_dashboard_run_keeps_the_configuration_and_pictures(monkeypat
     content = next(folder.glob("*.wandb")).read_bytes()
     assert content.count(b"check_val_every_n_epoch") == 1  # the whole configuration, once
     assert b"center_bias" in content
+
+
+def test_what_a_checkpoint_finds_is_clustered(capsys: pytest.CaptureFixture[str]) -> None:
+    common = [*SMALL, "--data.init_args.source=uci", "--num_clusters=3", "--num_scenes=30"]
+    main(["cluster", "--ckpt_path", "discrete-air-multimnist", "--covariance=diag", *common])
+    (run,) = Path("runs").glob("discreteair_*/version_0")
+    record = json.loads((run / "clustering.json").read_text())
+    settings = {"checkpoint": "discrete-air-multimnist", "covariance": "diag", "num_clusters": 3, "train_scenes": 30}
+    assert settings.items() <= record.items()
+    assert record["test_scenes"] == 12  # of TINY_DATA
+    assert 0 < record["gmm"]["nmi"] < 1
+    assert f"{record['categories']['cluster_purity']:.4f}" in capsys.readouterr().out
+    with (run / "metrics.csv").open() as file:
+        assert float(next(csv.DictReader(file))["cluster/gmm/nmi"]) == pytest.approx(record["gmm"]["nmi"])
+    assert yaml.safe_load((run / "config.yaml").read_text())["num_clusters"] == 3
+    assert [path.name for path in (run / "pictures").iterdir()] == ["embedding.png"]  # it comes with no history
+    trained = fit()
+    main(["cluster", "--ckpt_path", str(trained), "--out=elsewhere", *common])
+    assert {path.name for path in Path("elsewhere/pictures").iterdir()} == {"embedding.png", "curves.png"}
+    assert json.loads(Path("elsewhere/clustering.json").read_text())["model"] == "SPAIR"
+    assert len(list(Path("runs").glob("*/version_*"))) == 2  # the first one's and the training's
+    for options, message in (
+        (["--ckpt_path", str(trained), "--num_fits=0"], "num_fits is 0, expected at least 1"),
+        (["--config", QUICK], "cluster needs --ckpt_path"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["cluster", *options, *common])
