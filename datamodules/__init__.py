@@ -2,19 +2,34 @@
 
 from datamodules.base import SceneDataModule, SceneDataset
 from datamodules.batch import Batch
+from datamodules.clevr import CLEVR, CLEVRDataModule
+from datamodules.clevrtex import CLEVRTEX, CLEVRTEXDataModule
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
+from datamodules.fruit2d import Fruit2D, Fruit2DDataModule
 from datamodules.multi_mnist import MultiMNIST, MultiMNISTDataModule
 from datamodules.multi_sprites import MultiSprites, MultiSpritesDataModule
+from datamodules.objects_room import ObjectsRoom, ObjectsRoomDataModule
+from datamodules.shapestacks import ShapeStacks, ShapeStacksDataModule
 
 __all__ = [
+    "CLEVR",
+    "CLEVRTEX",
     "Batch",
+    "CLEVRDataModule",
+    "CLEVRTEXDataModule",
     "CacheError",
     "DatasetCorruptError",
     "DatasetNotFoundError",
+    "Fruit2D",
+    "Fruit2DDataModule",
     "MultiMNIST",
     "MultiMNISTDataModule",
     "MultiSprites",
     "MultiSpritesDataModule",
+    "ObjectsRoom",
+    "ObjectsRoomDataModule",
     "SceneDataModule",
     "SceneDataset",
+    "ShapeStacks",
+    "ShapeStacksDataModule",
 ]

@@ -18,6 +18,7 @@ class Batch(TypedDict, total=False):
         valid: (B, N) bool, which rows are objects; the rest is padding.
         mask: (B, H, W) int64 instance ids: 0 background, i + 1 is row i of `boxes`.
         target: (B,) int64, the answer of a downstream task.
+        background: (B, C, H, W) float32 in [0, 1], what a trained background model sees behind the objects.
     """
 
     image: Tensor
@@ -26,3 +27,4 @@ class Batch(TypedDict, total=False):
     valid: Tensor
     mask: Tensor
     target: Tensor
+    background: Tensor
