@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo import publish, registry
+from zoo import publish, registry, results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,3 +87,9 @@ def test_the_results_are_the_recorded_ones() -> None:
     shown = re.search(r"<!-- results: .*? -->\n(.*?)<!-- end of results -->", README, re.DOTALL)
     assert shown
     assert shown[1].strip() == publish.table()
+
+
+def test_the_runs_are_the_recorded_ones() -> None:
+    shown = re.search(r"<!-- runs -->\n(.*?)<!-- end of runs -->", README, re.DOTALL)
+    assert shown
+    assert shown[1].strip() == results.table()
