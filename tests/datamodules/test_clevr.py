@@ -134,7 +134,8 @@ def test_a_corrupt_file_is_named(tmp_path, published):
     path.write_bytes(published[: len(published) // 2])
     with pytest.raises(DatasetCorruptError, match=rf"{path} is damaged at record \d: the file ends within it"):
         CLEVR("test")
-    write_records(path, [frame(example(make_scene(0))), frame(example(make_scene(1)), lambda data: data[:-1] + bytes([data[-1] ^ 1]))])
+    flipped = frame(example(make_scene(1)), lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    write_records(path, [frame(example(make_scene(0))), flipped])
     with pytest.raises(DatasetCorruptError, match=rf"{path} is damaged at record 1: the checksum of its data is wrong"):
         CLEVR("test")
     room = {"image": np.zeros((64, 64, 3), np.uint8), "mask": np.zeros((7, 64, 64, 1), np.uint8)}
