@@ -19,8 +19,8 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 _KEY = ("experiment", "changes", "data", "seed")
 _ABOUT = ("model", "revision", "steps", "parameters", "wall_s", "peak_memory_gb", "hardware", "torch")
 COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "loss")
-# what the table shows of a run, if no paper has a figure of its own for it
-_HEADLINES = ("ap50", "count_accuracy", "category_correspondence", "cluster_purity", "nmi", "ari_fg", "miou_fg")
+# what tables and plots show of a run, if no paper has a figure of its own for it
+HEADLINES = ("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi", "ari_fg", "miou_fg")
 
 
 def read(path: Path = RECORDED) -> list[dict[str, str]]:
@@ -74,7 +74,7 @@ def table(path: Path = RECORDED) -> str:
         for metric in METRIC_NAMES:
             values = [float(r[metric]) for r in rows if r.get(metric)]
             figure = published.get((experiment, metric))
-            if values and (figure is not None or metric in _HEADLINES):
+            if values and (figure is not None or metric in HEADLINES):
                 ours = _plus_minus(mean(values), stdev(values) if len(values) > 1 else None)
                 theirs = _plus_minus(float(figure["mean"]), float(figure["std"] or 0) or None) if figure else ""
                 lines.append("| " + " | ".join(str(cell) for cell in [*about, metric, ours, theirs]) + " |")

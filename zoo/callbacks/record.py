@@ -13,12 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import zoo
+from zoo.evaluation import METRIC_NAMES
 
 
 class RunRecord(Callback):
     """Writes `run.json` into the run folder when training ends, and adds the test's metrics when they are known.
 
-    `zoo.results` makes a row of a table of it. A run that was resumed counts the time of all its parts.
+    `zoo.results` makes a row of a table of it. `history` has the metrics of every validation, and the seconds of
+    training until then. A run that was resumed counts the time of all its parts.
 
     Args:
         experiment: The configurations it was started from, as in `quick/spair`.
@@ -30,14 +32,16 @@ class RunRecord(Callback):
         self._about = {"experiment": experiment, "changes": changes, "seed": seed}
         self._elapsed = 0.0
         self._since: float | None = None
+        self._history: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What was run, and time spent so far."""
-        return {**self._about, "wall_s": self._wall()}
+        """What was run, time spent and validations so far."""
+        return {**self._about, "wall_s": self._wall(), "history": [dict(point) for point in self._history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting; a run that goes on by its checkpoint alone is what it was."""
         self._elapsed = float(state_dict["wall_s"])
+        self._history = list(state_dict.get("history", []))
         if not self._about["experiment"]:
             self._about = {key: state_dict[key] for key in self._about}
 
@@ -47,6 +51,14 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._since = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the metrics of a validation amid training."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        values = {name: trainer.callback_metrics.get(f"val/{name}") for name in (*METRIC_NAMES, "loss")}
+        known = {name: round(float(value), 6) for name, value in values.items() if value is not None}
+        self._history.append({"step": trainer.global_step, "wall_s": round(self._wall(), 2), **known})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock and write the record."""
@@ -65,10 +77,11 @@ class RunRecord(Callback):
                 "revision": _revision(),
                 "steps": trainer.global_step,
                 "parameters": sum(p.numel() for p in pl_module.parameters()),
-                "wall_s": round(self._elapsed, 1),
+                "wall_s": round(self._elapsed, 3),
                 "peak_memory_gb": round(_peak_memory(device), 2),
                 "hardware": _hardware(device, trainer.world_size),
                 "torch": torch.__version__,
+                "history": self._history,
             },
         )
 

@@ -19,20 +19,13 @@ class MixturePrior(nn.Module):
         self.mean = nn.Linear(num_categories, dim)
         self.raw_std = nn.Linear(num_categories, dim)
 
-    def forward(self, category: Tensor, released: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean and std, (..., A) each, of the component at (..., C) category weights, one-hot or relaxed.
-
-        Args:
-            category: (..., C) in [0, 1], sum 1.
-            released: In [0, 1]: share of the category in what the component is at, the rest being all categories alike.
-        """
-        if released < 1:
-            category = torch.lerp(torch.full_like(category, 1 / self.num_categories), category, released)
+    def forward(self, category: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std, (..., A) each, of the component at (..., C) category weights, one-hot or relaxed."""
         return self.mean(category), F.softplus(self.raw_std(category))
 
-    def components(self, released: float = 1.0) -> tuple[Tensor, Tensor]:
+    def components(self) -> tuple[Tensor, Tensor]:
         """Means and stds of all components, (C, A) each."""
-        return self(torch.eye(self.num_categories).to(self.mean.weight), released)
+        return self(torch.eye(self.num_categories).to(self.mean.weight))
 
 
 def expected_kl(weights: Tensor, mean: Tensor, std: Tensor, means: Tensor, stds: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ METHODS = ("exact", "premultiplied")
 # What the full-size layers of one chunk of images would take: on a CPU their windows should stay in its caches.
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 
+# From so many objects in an image on, a CPU draws those of like size together, in windows that fit them.
+_MANY, _GROUP = 128, 32
+
 
 def render(
     color: Tensor,
@@ -140,14 +143,15 @@ class _ExactRenderer(torch.autograd.Function):
         B, C, H, W = background.shape
         sums = background.new_zeros(C + 2, B, H * W)  # of g a o, g a and g over objects
         for part in _chunks(color, (H, W)):
-            windows = _Windows(boxes[part], color.shape[-2:], (H, W), max_size)
-            layers = windows.draw(color[part], alpha[part], importance[part])[0]
-            o, a, g = _split(layers)
-            weight = a * g
-            for c in range(C):
-                windows.add(sums[c, part], o[:, :, :, c].mul_(weight))
-            windows.add(sums[C, part], weight)
-            windows.add(sums[C + 1, part], g)
+            for group in _groups(boxes, part):
+                windows = _Windows(boxes[group], color.shape[-2:], (H, W), max_size)
+                layers = windows.draw(color[group], alpha[group], importance[group])[0]
+                o, a, g = _split(layers)
+                weight = a * g
+                for c in range(C):
+                    windows.add(sums[c, part], o[:, :, :, c].mul_(weight))
+                windows.add(sums[C, part], weight)
+                windows.add(sums[C + 1, part], g)
         ctx.save_for_backward(color, alpha, importance, boxes, background, sums)
         ctx.max_size = max_size
         difference, inverse = _difference(sums, background)
@@ -173,22 +177,23 @@ class _ExactRenderer(torch.autograd.Function):
         d_difference = d_difference.flatten(2).transpose(0, 1).contiguous()  # (C, B, H W)
         d_color, d_alpha, d_importance, d_boxes = (torch.empty_like(t) for t in (color, alpha, importance, boxes))
         for part in _chunks(color, (H, W)):
-            windows = _Windows(boxes[part], (P, Q), (H, W), ctx.max_size)
-            layers, rows, maps = windows.draw(color[part], alpha[part], importance[part])
-            o, a, g = _split(layers)
-            weight = a * g
-            d_weight = -windows.read(shared[part])  # dL/d(g a) = sum_c (o - bg) dL/dS
-            for c in range(C):
-                d_s = windows.read(d_difference[c, part])
-                d_weight = torch.addcmul(d_weight, o[:, :, :, c], d_s)
-                torch.mul(weight, d_s, out=o[:, :, :, c])  # from here on `layers` holds gradients
-            d_g = torch.addcmul(windows.read(d_total[part]), d_weight, a)
-            torch.mul(d_weight, g, out=a)
-            g.copy_(d_g)
-            d_maps, d_boxes[part] = windows.draw_backward(layers, rows, maps)  # (b, N, P, C + 2, Q)
-            d_color[part] = d_maps[:, :, :, :C].transpose(2, 3)
-            d_alpha[part] = d_maps[:, :, :, C]
-            d_importance[part] = d_maps[:, :, :, C + 1]
+            for group in _groups(boxes, part):
+                windows = _Windows(boxes[group], (P, Q), (H, W), ctx.max_size)
+                layers, rows, maps = windows.draw(color[group], alpha[group], importance[group])
+                o, a, g = _split(layers)
+                weight = a * g
+                d_weight = -windows.read(shared[part])  # dL/d(g a) = sum_c (o - bg) dL/dS
+                for c in range(C):
+                    d_s = windows.read(d_difference[c, part])
+                    d_weight = torch.addcmul(d_weight, o[:, :, :, c], d_s)
+                    torch.mul(weight, d_s, out=o[:, :, :, c])  # from here on `layers` holds gradients
+                d_g = torch.addcmul(windows.read(d_total[part]), d_weight, a)
+                torch.mul(d_weight, g, out=a)
+                g.copy_(d_g)
+                d_maps, d_boxes[group] = windows.draw_backward(layers, rows, maps)  # (b, N, P, C + 2, Q)
+                d_color[group] = d_maps[:, :, :, :C].transpose(2, 3)
+                d_alpha[group] = d_maps[:, :, :, C]
+                d_importance[group] = d_maps[:, :, :, C + 1]
         return d_color, d_alpha, d_importance, d_boxes, d_background, None
 
 
@@ -233,7 +238,11 @@ class _Windows:
     def draw(self, color: Tensor, alpha: Tensor, importance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Layers (b, N, S, C + 2, T), and what the backward pass needs of the way there."""
         maps = torch.cat([color, alpha[:, :, None], importance[:, :, None]], 2).transpose(2, 3).contiguous()
-        rows = (maps.flatten(2, 3) @ self.A_x.mT).unflatten(2, maps.shape[2:4])  # (b, N, P, C + 2, T)
+        return self.draw_maps(maps)
+
+    def draw_maps(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `draw`, of any M maps (b, N, P, M, Q), contiguous: layers (b, N, S, M, T)."""
+        rows = (maps.flatten(2, 3) @ self.A_x.mT).unflatten(2, maps.shape[2:4])  # (b, N, P, M, T)
         return (self.A_y @ rows.flatten(-2)).unflatten(-1, rows.shape[-2:]), rows, maps
 
     def draw_backward(self, d_layers: Tensor, rows: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,6 +264,13 @@ class _Windows:
         else:
             images.view(-1).index_add_(0, self.index, values.flatten())
 
+    def keep_largest(self, images: Tensor, values: Tensor) -> None:
+        """Raise images (b, H W) in place to what windows (b, N, S, T) hold there."""
+        if self.index is not None:
+            images.view(-1).scatter_reduce_(0, self.index, values.flatten(), "amax")
+        elif values.shape[1]:
+            torch.maximum(images, values.amax(1).flatten(1), out=images)
+
     def read(self, images: Tensor) -> Tensor:
         """Cut windows (b, N or 1, S, T) out of images (b, H W)."""
         if self.index is None:
@@ -269,6 +285,18 @@ def _chunks(color: Tensor, image_size: tuple[int, int]) -> Iterator[slice]:
     size = max(1, _CHUNK_BYTES.get(color.device.type, 2**26) // max(image_bytes, 1))
     for start in range(0, B, size):
         yield slice(start, start + size)
+
+
+def _groups(boxes: Tensor, part: slice) -> Iterator[slice | tuple[Tensor, Tensor]]:
+    """Indices of the objects of images `part` that are drawn together: all at once, or those of like size."""
+    if boxes.device.type != "cpu" or boxes.shape[1] < _MANY:
+        yield part
+        return
+    first, last = boxes[part].split(2, -1)
+    order = (last - first).amax(-1).argsort(-1)
+    image = torch.arange(len(boxes))[part, None]
+    for group in order.split(_GROUP, 1):
+        yield image, group
 
 
 def _split(layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:

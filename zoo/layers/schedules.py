@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-# In YAML: a number, or [start, end, steps, shape].
-Schedule = float | list[float | str]
+# In YAML: a number, [start, end, steps, shape], or several such pieces, [[start, end, steps, shape], ...].
+Schedule = float | list[float | str | list[float | str]]
 
 # Each maps progress u = step / steps, u >= 0, to the fraction of the way from start to end.
 _SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda u: min(u, 1.0),
+    "quadratic": lambda u: min(u, 1.0) ** 2,
     "cosine": lambda u: 0.5 - 0.5 * math.cos(math.pi * min(u, 1.0)),
     "exponential": lambda u: 1.0 - 0.1**u,  # `steps` for each factor of ten of the distance to `end`
     "step": lambda u: float(u >= 1.0),
@@ -16,7 +18,7 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 
 
 def check_schedule(name: str, schedule: Schedule) -> None:
-    """Raise if a schedule is not a number or [start, end, steps, shape].
+    """Raise if a schedule is not a number, [start, end, steps, shape], or several of these.
 
     Args:
         name: What the schedule is called, for the message.
@@ -25,17 +27,22 @@ def check_schedule(name: str, schedule: Schedule) -> None:
     Raises:
         ValueError: The schedule is malformed; the message says how.
     """
-    form = f"{name} must be a number or [start, end, steps, shape], shape one of {sorted(_SHAPES)}"
+    form = f"{name} must be a number or [start, end, steps, shape] or a list of these, shape one of {sorted(_SHAPES)}"
     if isinstance(schedule, bool) or not isinstance(schedule, int | float | list | tuple):
         raise ValueError(f"{form}; got {schedule!r}")
     if isinstance(schedule, int | float):
         return
-    if len(schedule) != 4 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in schedule[:3]):
-        raise ValueError(f"{form}; got {schedule!r}")
-    if not isinstance(schedule[3], str) or schedule[3] not in _SHAPES:
-        raise ValueError(f"{form}; got the shape {schedule[3]!r}")
-    if not float(schedule[2]) > 0:
-        raise ValueError(f"{form}, with steps above 0; got {schedule[2]!r} steps")
+    for piece in _pieces(schedule):
+        if (
+            not isinstance(piece, list | tuple)
+            or len(piece) != 4
+            or any(isinstance(v, bool) or not isinstance(v, int | float) for v in piece[:3])
+        ):
+            raise ValueError(f"{form}; got {schedule!r}")
+        if not isinstance(piece[3], str) or piece[3] not in _SHAPES:
+            raise ValueError(f"{form}; got the shape {piece[3]!r}")
+        if not float(piece[2]) > 0:
+            raise ValueError(f"{form}, with steps above 0; got {piece[2]!r} steps")
 
 
 def schedule_value(schedule: Schedule, step: int) -> float:
@@ -43,8 +50,9 @@ def schedule_value(schedule: Schedule, step: int) -> float:
 
     Args:
         schedule: A number, or [start, end, steps, shape]. With u = step / steps, the value goes from start at u = 0
-            to end: `linear` and `cosine` arrive at u = 1, `step` jumps there, `exponential` shrinks the distance to
-            end tenfold whenever u grows by 1 (the schedule of the AIR and SPAIR programs).
+            to end: `linear`, `quadratic` and `cosine` arrive at u = 1, `step` jumps there, `exponential` shrinks the
+            distance to end tenfold whenever u grows by 1 (the schedule of the AIR and SPAIR programs). Or a list of
+            such pieces, each beginning where the steps of the one before are over; the last goes on for ever.
         step: Number of optimiser steps taken, at least 0.
 
     Returns:
@@ -52,5 +60,17 @@ def schedule_value(schedule: Schedule, step: int) -> float:
     """
     if isinstance(schedule, int | float):
         return float(schedule)
-    start, end, steps = (float(v) for v in schedule[:3])
-    return start + (end - start) * _SHAPES[str(schedule[3])](step / steps)
+    *pieces, piece = _pieces(schedule)
+    since = float(step)
+    for earlier in pieces:
+        if since < earlier[2]:
+            piece = earlier
+            break
+        since -= earlier[2]
+    start, end, steps = (float(v) for v in piece[:3])
+    return start + (end - start) * _SHAPES[str(piece[3])](since / steps)
+
+
+def _pieces(schedule: list[Any] | tuple[Any, ...]) -> list[Any]:
+    """The pieces of a schedule that is not a number."""
+    return list(schedule) if schedule and isinstance(schedule[0], list | tuple) else [schedule]

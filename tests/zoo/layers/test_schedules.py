@@ -14,6 +14,13 @@ from zoo.layers.schedules import check_schedule, schedule_value
         ([2, -8, 10, "exponential"], {0: 2, 5: -8 + 10 / math.sqrt(10), 10: -7, 30: -7.99}),
         ([1, 0, 1000, "step"], {0: 1, 999: 1, 1000: 0, 5000: 0}),
         ((5.0, 1.0, 4, "linear"), {1: 4}),
+        ([0, 4, 10, "quadratic"], {0: 0, 5: 1, 10: 4, 20: 4}),
+        # AST-Seg's learning rate: a quadratic warm-up, and a tenth after 90 % of 125,000 steps
+        (
+            [[0, 4e-5, 5000, "quadratic"], [4e-5, 4e-6, 107500, "step"]],
+            {0: 0, 500: 4e-7, 4999: 4e-5 * 0.9998**2, 5000: 4e-5, 112499: 4e-5, 112500: 4e-6, 200000: 4e-6},
+        ),
+        ([[3, 1, 2, "linear"]], {0: 3, 1: 2, 5: 1}),
     ],
 )
 def test_values(schedule, values):
@@ -32,7 +39,7 @@ def test_spair_count_prior_odds():
         assert 1 / (1 + schedule_value(odds, step)) == pytest.approx(s, rel=5e-3)
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "exponential", "step"])
+@pytest.mark.parametrize("shape", ["linear", "quadratic", "cosine", "exponential", "step"])
 @pytest.mark.parametrize(("start", "end"), [(-1.0, 2.0), (2.0, -1.0)])
 def test_monotone_and_between_start_and_end(shape, start, end):
     values = [schedule_value([start, end, 7, shape], step) for step in range(40)]
@@ -59,6 +66,9 @@ def test_monotone_and_between_start_and_end(shape, start, end):
         [0, 1, math.nan, "linear"],
         [0, "1", 10, "linear"],
         [0, True, 10, "linear"],
+        [[0, 1, 10, "linear"], [1, 2, 0, "linear"]],
+        [[0, 1, 10, "linear"], 3],
+        [[]],
     ],
 )
 def test_malformed_raises_with_its_name(schedule):
