@@ -4,10 +4,10 @@ python tests/benchmarks/bench_gmair.py [--device cuda] [--threads 1] [--repeats 
 
 A training step is forward, the seven loss terms, backward and Adam; all 256 cells of an image are drawn.
 Straightforward is the same model and weights as the authors' program is built: every object is drawn onto a canvas of
-the image's size by `grid_sample`, once for the image and once for the overlap loss, glimpses are read from a copy of the
-image for each, and all objects are decoded at once. Detection is of boxes and categories; straightforward, it draws the
-image on the way and trims box by box. Both forms yield the same loss and the same boxes; that is checked first. Times are
-medians, all forms taking turns. Memory is the peak that one step adds, each form in a process of its own.
+the image's size by `grid_sample`, once for the image and once for the overlap loss, glimpses are read from a copy of
+the image for each, and all objects are decoded at once. Detection is of boxes and categories; straightforward, it draws
+the image on the way and trims box by box. Both forms yield the same loss and the same boxes; that is checked first.
+Times are medians, all forms taking turns. Memory is the peak that one step adds, each form in a process of its own.
 """
 
 import argparse

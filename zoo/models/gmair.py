@@ -17,7 +17,8 @@ two disagree the paper is the default and the code's choice an option, named wit
 Trained so, objects are found after some thousand steps, but what categories mean takes 100,000 and more (figure 2). The
 cures that make them meaningful sooner are options, off by default: `where_std_bias`, `size_bias`, `presence_bias` and
 the priors of position and size, as in SPAIR; `likelihood`; `what_prior_at: expectation`; and `consistency_weight` with
-`fine_categories`, which ask that two looks at an object agree on what it is.
+`fine_categories`, which ask that two looks at an object agree on what it is. Where these or `detached_prior_steps` let
+parts wait, several GPUs need `--trainer.strategy ddp_find_unused_parameters_true`.
 """
 
 import math
@@ -110,6 +111,8 @@ class GMAIR(ObjectModel):
         fine_categories: A cure: outputs of a second, finer head of the category encoder, whose agreement counts as much
             as that of the categories (IIC's auxiliary over-clustering); 0: none.
         category_gain: A cure: factor of the initial weights of these heads, which makes objects differ from the first.
+        frozen_category_steps: A cure: steps during which the category encoder learns nothing; else it settles on what
+            there is to see before objects are found. `consistency_weight` should be 0 until then.
         second_look: How much that look departs from the first: stds of its shift and of the logarithms of its width and
             height, as fractions of the box, of its angle, in radians, and of its shear.
         importance_floor: Least importance inside a patch; the code's 1e-4 for a depth in (0, 4) is 2.5e-5 here.
@@ -187,6 +190,7 @@ class GMAIR(ObjectModel):
         consistency_weight: Schedule = 0.0,
         fine_categories: int = 0,
         category_gain: float = 1.0,
+        frozen_category_steps: int = 0,
         second_look: tuple[float, float, float, float] = (0.05, 0.1, 0.25, 0.3),
         importance_floor: float = 0.0,
         negligible_presence: float = 0.0,
@@ -327,6 +331,8 @@ class GMAIR(ObjectModel):
             noise = noise and {name: value.take_along_dim(index, 1) for name, value in noise.items()}
         glimpses = extract_glimpses(image, objects["boxes"], hp.glimpse_size, hp.glimpse_padding).flatten(2)
         category_logits = self.category_encoder(glimpses)
+        if self.steps_trained < hp.frozen_category_steps:
+            category_logits = category_logits.detach()
         category = category_logits.softmax(-1)
         if noise is not None:
             category = relaxed_categorical(category_logits, noise["category"], self.scheduled("temperature"))
@@ -746,7 +752,8 @@ def _check(hp: Any) -> None:
         raise ValueError(
             f"fine_categories must be at least 0, and 0 without encoder_hidden, got {hp.fine_categories!r}"
         )
-    if hp.detached_prior_steps < 0:
-        raise ValueError(f"detached_prior_steps must be at least 0, got {hp.detached_prior_steps!r}")
+    for name in ("detached_prior_steps", "frozen_category_steps"):
+        if hp[name] < 0:
+            raise ValueError(f"{name} must be at least 0, got {hp[name]!r}")
     if hp.trim_threshold is not None and not 0 < hp.trim_threshold < 1:
         raise ValueError(f"trim_threshold must be null or in (0, 1), got {hp.trim_threshold!r}")

@@ -278,6 +278,18 @@ def test_the_mixture_is_detached_at_first(monkeypatch: pytest.MonkeyPatch) -> No
             assert all((p.grad is not None) == learns for p in model.what_prior.parameters())
 
 
+def test_categories_wait_until_objects_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    settings = {"frozen_category_steps": 5, "consistency_weight": [0.0, 1.0, 5, "step"], "fine_categories": 4}
+    model = GMAIR(**{**SMALL, **settings}).train()
+    for step, learns in ((4, False), (5, True)):
+        monkeypatch.setattr(GMAIR, "global_step", step)
+        model.zero_grad()
+        sum(model.losses({"image": torch.rand(2, 1, 32, 32)}).values()).backward()
+        parameters = [*model.category_encoder.parameters(), *model.fine_head.parameters()]
+        assert all((p.grad is not None) == learns for p in parameters)
+
+
 def test_looks_agree_as_far_as_they_inform_about_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = GMAIR(**{**SMALL, "consistency_weight": 1.0, "fine_categories": 5, "category_gain": 9.0}).train()
@@ -498,6 +510,7 @@ def test_objects_have_a_learning_rate_of_their_own(tmp_path: Path, uci_data) -> 
         ({"presence_log_prior": 0.5}, "presence_log_prior must be at most 0"),
         ({"size_prior": [0.0, 0.0]}, "size_prior must be"),
         ({"fine_categories": -1}, "fine_categories must be"),
+        ({"frozen_category_steps": -1}, "frozen_category_steps must be"),
         ({"negligible_presence": 1.0}, "negligible_presence must be in"),
         ({"where_norm": 0.0}, "where_norm must be null or above 0"),
         ({"second_look": [0.1, 0.1, -0.1, 0.0]}, "second_look must be"),
