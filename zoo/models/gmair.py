@@ -17,8 +17,8 @@ two disagree the paper is the default and the code's choice an option, named wit
 Trained so, objects are found after some thousand steps, but what categories mean takes 100,000 and more (figure 2). The
 cures that make them meaningful sooner are options, off by default: `where_std_bias`, `size_bias`, `presence_bias` and
 the priors of position and size, as in SPAIR; `likelihood`; `what_prior_at: expectation`; and `consistency_weight` with
-`fine_categories`, which ask that two looks at an object agree on what it is. Where these or `detached_prior_steps` let
-parts wait, several GPUs need `--trainer.strategy ddp_find_unused_parameters_true`.
+`balance_weight` and `fine_categories`, which ask that two looks at an object agree on what it is. Where a schedule or
+`detached_prior_steps` lets parts wait, several GPUs need `--trainer.strategy ddp_find_unused_parameters_true`.
 """
 
 import math
@@ -62,8 +62,8 @@ class GMAIR(ObjectModel):
     """A convolutional detector, an object for each cell of a grid, whose appearance has a Gaussian mixture as prior.
 
     In nats per image, -ELBO = `reconstruction` + `kl_presence` + `kl_where` + `kl_depth` + `kl_category` + `kl_what`
-    (equations 4 to 10); training adds `overlap` while its weight is above 0 (equation 11), and `consistency` if asked
-    for.
+    (equations 4 to 10); training adds `overlap` while its weight is above 0 (equation 11), and `consistency` and
+    `balance` if asked for.
 
     Args:
         channels: Image channels, 1 or 3.
@@ -108,11 +108,11 @@ class GMAIR(ObjectModel):
             z_what; 2000 in the code for MultiMNIST, 0 for Fruit2D.
         consistency_weight: A cure: weight, in training only, of what the categories of an object's glimpse and of a
             second look at it lack in mutual information (IIC, Ji et al. 2019).
+        balance_weight: A cure, beside it: weight of the divergence of a uniform distribution from a batch's mean
+            category, which brings categories back that no object has.
         fine_categories: A cure: outputs of a second, finer head of the category encoder, whose agreement counts as much
             as that of the categories (IIC's auxiliary over-clustering); 0: none.
         category_gain: A cure: factor of the initial weights of these heads, which makes objects differ from the first.
-        frozen_category_steps: A cure: steps during which the category encoder learns nothing; else it settles on what
-            there is to see before objects are found. `consistency_weight` should be 0 until then.
         second_look: How much that look departs from the first: stds of its shift and of the logarithms of its width and
             height, as fractions of the box, of its angle, in radians, and of its shear.
         importance_floor: Least importance inside a patch; the code's 1e-4 for a depth in (0, 4) is 2.5e-5 here.
@@ -149,6 +149,7 @@ class GMAIR(ObjectModel):
         "presence_log_prior",
         "overlap_weight",
         "consistency_weight",
+        "balance_weight",
         "what_kl_weight",
     )
 
@@ -188,9 +189,9 @@ class GMAIR(ObjectModel):
         what_prior_at: str = "sample",
         detached_prior_steps: int = 0,
         consistency_weight: Schedule = 0.0,
+        balance_weight: Schedule = 0.0,
         fine_categories: int = 0,
         category_gain: float = 1.0,
-        frozen_category_steps: int = 0,
         second_look: tuple[float, float, float, float] = (0.05, 0.1, 0.25, 0.3),
         importance_floor: float = 0.0,
         negligible_presence: float = 0.0,
@@ -222,6 +223,7 @@ class GMAIR(ObjectModel):
             "kl_category": category_kl_weight,
             "kl_what": what_kl_weight,
             "consistency": consistency_weight,
+            "balance": balance_weight,
         }
         _check(self.hp)
         self.check_schedules()
@@ -331,8 +333,6 @@ class GMAIR(ObjectModel):
             noise = noise and {name: value.take_along_dim(index, 1) for name, value in noise.items()}
         glimpses = extract_glimpses(image, objects["boxes"], hp.glimpse_size, hp.glimpse_padding).flatten(2)
         category_logits = self.category_encoder(glimpses)
-        if self.steps_trained < hp.frozen_category_steps:
-            category_logits = category_logits.detach()
         category = category_logits.softmax(-1)
         if noise is not None:
             category = relaxed_categorical(category_logits, noise["category"], self.scheduled("temperature"))
@@ -428,11 +428,11 @@ class GMAIR(ObjectModel):
             H, W = image.shape[-2:]
             terms["overlap"] = overlap(color, opacity, q["boxes"], (H, W), (hp.anchor,) * 2).sum() / len(image)
         if self.training and self.scheduled("consistency_weight"):
-            terms["consistency"] = self._inconsistency(q, color, alpha, mean, self.background(image))
+            terms |= self._agreement(q, color, alpha, mean, self.background(image))
         return terms
 
-    def _inconsistency(self, q: Latents, color: Tensor, alpha: Tensor, mean: Tensor, background: Tensor) -> Tensor:
-        """What an object's glimpse and a second look at it lack in mutual information, in nats per image.
+    def _agreement(self, q: Latents, color: Tensor, alpha: Tensor, mean: Tensor, background: Tensor) -> Latents:
+        """What an object's glimpse and a second look at it lack in mutual information, and categories in use.
 
         The second look is turned, sheared and scaled. It is also cut to what the object extends over, and less what
         other objects explain of it: else objects would be grouped by their neighbours. Only the category encoder
@@ -452,11 +452,14 @@ class GMAIR(ObjectModel):
         second_look = read_patches(rest, affine_matrix(place)[:, None], hp.glimpse_size).view(q["glimpses"].shape)
         presence = q["presence_logit"][..., 0].sigmoid().detach()
         first, second = (self.category_encoder[:-1](look) for look in (q["glimpses"].detach(), second_look))
-        missing = presence.new_zeros(())
+        consistency = balance = presence.new_zeros(())
         for head in self._category_heads():
-            information = mutual_information(head(first).softmax(-1), head(second).softmax(-1), presence)
-            missing = missing + math.log(head.out_features) - information
-        return presence.sum() / len(background) * missing
+            here, there = head(first).softmax(-1), head(second).softmax(-1)
+            consistency = consistency + math.log(head.out_features) - mutual_information(here, there, presence)
+            share = (presence[..., None] * here).sum((0, 1)) / presence.sum().clamp_min(_TINY)
+            balance = balance - share.clamp_min(_TINY).log().mean() - math.log(head.out_features)
+        objects = presence.sum() / len(background)  # in an image
+        return {"consistency": objects * consistency, "balance": objects * balance}
 
     def _kl_what(self, q: Latents) -> Tensor:
         """Divergence of z_what from the mixture (equation 10), (B, K)."""
@@ -681,6 +684,7 @@ class GMAIR(ObjectModel):
 
 
 PRESENT = 0.5  # objects of at least this presence are there
+_TINY = 1e-12  # share of a category that no object has
 _LEAST_ABSENCE = 1e-9  # 1 - p of the presence prior, which starts at p = 1 (the code's epsilon)
 
 
@@ -752,8 +756,7 @@ def _check(hp: Any) -> None:
         raise ValueError(
             f"fine_categories must be at least 0, and 0 without encoder_hidden, got {hp.fine_categories!r}"
         )
-    for name in ("detached_prior_steps", "frozen_category_steps"):
-        if hp[name] < 0:
-            raise ValueError(f"{name} must be at least 0, got {hp[name]!r}")
+    if hp.detached_prior_steps < 0:
+        raise ValueError(f"detached_prior_steps must be at least 0, got {hp.detached_prior_steps!r}")
     if hp.trim_threshold is not None and not 0 < hp.trim_threshold < 1:
         raise ValueError(f"trim_threshold must be null or in (0, 1), got {hp.trim_threshold!r}")

@@ -278,18 +278,6 @@ def test_the_mixture_is_detached_at_first(monkeypatch: pytest.MonkeyPatch) -> No
             assert all((p.grad is not None) == learns for p in model.what_prior.parameters())
 
 
-def test_categories_wait_until_objects_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    settings = {"frozen_category_steps": 5, "consistency_weight": [0.0, 1.0, 5, "step"], "fine_categories": 4}
-    model = GMAIR(**{**SMALL, **settings}).train()
-    for step, learns in ((4, False), (5, True)):
-        monkeypatch.setattr(GMAIR, "global_step", step)
-        model.zero_grad()
-        sum(model.losses({"image": torch.rand(2, 1, 32, 32)}).values()).backward()
-        parameters = [*model.category_encoder.parameters(), *model.fine_head.parameters()]
-        assert all((p.grad is not None) == learns for p in parameters)
-
-
 def test_looks_agree_as_far_as_they_inform_about_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = GMAIR(**{**SMALL, "consistency_weight": 1.0, "fine_categories": 5, "category_gain": 9.0}).train()
@@ -301,18 +289,21 @@ def test_looks_agree_as_far_as_they_inform_about_each_other(monkeypatch: pytest.
     torch.manual_seed(3)
     terms = model.losses({"image": image})
     present = q["presence_logit"].sigmoid()[..., 0]
-    missing = 0.0
+    missing = divergence = 0.0
     for head in (model.category_encoder[-1], model.fine_head):
         category = head(model.category_encoder[:-1](q["glimpses"])).softmax(-1)
         joint = torch.einsum("bn,bnk,bnl->kl", present, category, category) / present.sum()
         information = (joint * (joint / joint.sum(0) / joint.sum(1, keepdim=True)).log()).sum()
         missing += math.log(head.out_features) - information
+        uniform = Categorical(torch.ones(head.out_features))
+        divergence += kl_divergence(uniform, Categorical(joint.sum(0)))
     torch.testing.assert_close(terms["consistency"], missing * present.sum() / 4)
+    torch.testing.assert_close(terms["balance"], divergence * present.sum() / 4)
     model.zero_grad()
-    terms["consistency"].backward()
+    (terms["consistency"] + terms["balance"]).backward()
     learning = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     assert learning == {"category_encoder", "fine_head"}
-    assert "consistency" not in model.eval().losses({"image": image})
+    assert not {"consistency", "balance"} & set(model.eval().losses({"image": image}))
 
 
 def test_a_second_look_shows_the_object_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,11 +323,11 @@ def test_a_second_look_shows_the_object_alone(monkeypatch: pytest.MonkeyPatch) -
         return rest
 
     monkeypatch.setattr(zoo.models.gmair, "read_patches", look)
-    model._inconsistency({**q, "glimpses": glimpses}, color, alpha, drawn, background)
+    model._agreement({**q, "glimpses": glimpses}, color, alpha, drawn, background)
     expected = alpha[:, :, None] * color
     torch.testing.assert_close(looks[0].view_as(expected), expected, rtol=0, atol=1e-5)
     # and what it cannot explain is seen only where the object extends
-    model._inconsistency({**q, "glimpses": glimpses + 0.3}, color, alpha, drawn, background)
+    model._agreement({**q, "glimpses": glimpses + 0.3}, color, alpha, drawn, background)
     rest = looks[1].view_as(expected)
     torch.testing.assert_close(rest[:, :, :, :3], (expected + 0.3)[:, :, :, :3].clamp(max=1), rtol=0, atol=1e-5)
     assert not rest[:, :, :, 3:].any()
@@ -510,7 +501,6 @@ def test_objects_have_a_learning_rate_of_their_own(tmp_path: Path, uci_data) -> 
         ({"presence_log_prior": 0.5}, "presence_log_prior must be at most 0"),
         ({"size_prior": [0.0, 0.0]}, "size_prior must be"),
         ({"fine_categories": -1}, "fine_categories must be"),
-        ({"frozen_category_steps": -1}, "frozen_category_steps must be"),
         ({"negligible_presence": 1.0}, "negligible_presence must be in"),
         ({"where_norm": 0.0}, "where_norm must be null or above 0"),
         ({"second_look": [0.1, 0.1, -0.1, 0.0]}, "second_look must be"),
