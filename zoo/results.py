@@ -1,7 +1,8 @@
 """Recorded runs, and the table of them: `python -m zoo.results add RUN ...` and `python -m zoo.results table`.
 
-A run folder's `run.json` becomes a row of zoo/results.csv. The table has means and standard deviations over seeds
-beside the figures of the papers, which are in zoo/published.csv with their sources.
+A run folder's `run.json` becomes a row of zoo/results.csv, and so does the `clustering.json` that `python -m zoo
+cluster` leaves of a published checkpoint and a Gaussian mixture (GMAIR's "SPAIR + GMM"). The table has means and
+standard deviations over seeds beside the figures of the papers, which are in zoo/published.csv with their sources.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from zoo.evaluation import METRIC_NAMES
 
@@ -19,6 +21,7 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 _KEY = ("experiment", "changes", "data", "seed")
 _ABOUT = ("model", "revision", "steps", "parameters", "wall_s", "peak_memory_gb", "hardware", "torch")
 COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "loss")
+_CLUSTERS = 10  # of `zoo cluster`, if nothing else is said
 # what tables and plots show of a run, if no paper has a figure of its own for it
 HEADLINES = ("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi", "ari_fg", "miou_fg")
 
@@ -35,9 +38,12 @@ def row(run: Path) -> dict[str, str]:
     """A run's record as a row.
 
     Raises:
-        FileNotFoundError: The folder has no run.json: training did not end there.
+        FileNotFoundError: The folder has neither run.json nor clustering.json: training did not end there.
         ValueError: There are no metrics in it: the test that follows training did not end.
     """
+    clustering = run / "clustering.json"
+    if clustering.is_file():
+        return _clustering_row(json.loads(clustering.read_text(encoding="utf-8")))
     path = run / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: is this the folder of a run whose training has ended?")
@@ -45,6 +51,16 @@ def row(run: Path) -> dict[str, str]:
     if "metrics" not in record:
         raise ValueError(f"{path} has no metrics: the run was not tested (--test_after_fit true)")
     values = {**record, **record["metrics"]}
+    return {name: "" if values.get(name) is None else str(values[name]) for name in COLUMNS}
+
+
+def _clustering_row(record: dict[str, Any]) -> dict[str, str]:
+    values = {
+        "experiment": f"{record['checkpoint']} + GMM",
+        "changes": "" if record["num_clusters"] == _CLUSTERS else f"num_clusters={record['num_clusters']}",
+        **{name: record[name] for name in ("data", "seed", "model", "ap50")},
+        **record["gmm"],
+    }
     return {name: "" if values.get(name) is None else str(values[name]) for name in COLUMNS}
 
 
