@@ -4,8 +4,9 @@ from datamodules.base import SceneDataModule, SceneDataset
 from datamodules.batch import Batch
 from datamodules.clevr import CLEVR, CLEVRDataModule
 from datamodules.clevrtex import CLEVRTEX, CLEVRTEXDataModule
-from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
+from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError, ImageError
 from datamodules.fruit2d import Fruit2D, Fruit2DDataModule
+from datamodules.image_folder import ImageFolder, ImageFolderDataModule
 from datamodules.multi_mnist import MultiMNIST, MultiMNISTDataModule
 from datamodules.multi_sprites import MultiSprites, MultiSpritesDataModule
 from datamodules.objects_room import ObjectsRoom, ObjectsRoomDataModule
@@ -22,6 +23,9 @@ __all__ = [
     "DatasetNotFoundError",
     "Fruit2D",
     "Fruit2DDataModule",
+    "ImageError",
+    "ImageFolder",
+    "ImageFolderDataModule",
     "MultiMNIST",
     "MultiMNISTDataModule",
     "MultiSprites",

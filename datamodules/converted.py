@@ -98,7 +98,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 class ConvertedScenes(SceneDataset):
-    """A range of the scenes of a converted data set with the fields of `scene_fields`.
+    """A range of the scenes of a converted data set with fields of `scene_fields`: images at least.
 
     Args:
         folder: What `converted` returned.
@@ -149,13 +149,12 @@ class ConvertedScenes(SceneDataset):
     def batch(self, indices: Sequence[int]) -> Batch:
         """Scenes `indices`, stacked."""
         index = torch.as_tensor(indices) + self.start
-        boxes = self._rows(self._arrays["boxes"][index].float())
-        batch = Batch(
-            image=self._arrays["images"][index].float().div_(255),
-            boxes=boxes,
-            valid=torch.arange(boxes.shape[1]) < self._arrays["counts"][index].unsqueeze(1),
-            mask=self._arrays["masks"][index].long(),
-        )
+        batch = Batch(image=self._arrays["images"][index].float().div_(255))
+        if "boxes" in self._arrays:
+            batch["boxes"] = boxes = self._rows(self._arrays["boxes"][index].float())
+            batch["valid"] = torch.arange(boxes.shape[1]) < self._arrays["counts"][index].unsqueeze(1)
+        if "masks" in self._arrays:
+            batch["mask"] = self._arrays["masks"][index].long()
         if self.label is not None:
             batch["labels"] = self._rows(self._arrays[self.label][index].long())
         if self.target is not None:

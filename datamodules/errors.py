@@ -11,3 +11,7 @@ class DatasetCorruptError(ValueError):
 
 class CacheError(OSError):
     """The cache folder cannot be written."""
+
+
+class ImageError(ValueError):
+    """An image that cannot be read, or that is none."""

@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from zoo import publish, registry, results
 
@@ -29,40 +31,46 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line]
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["first lines", "from Python"])
+@pytest.mark.parametrize("code", blocks("python"))
 def test_python_examples_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert capsys.readouterr().out.strip()  # each ends by printing what it found
     if "scene" in names:
-        assert names["scene"].boxes.shape == (1, 16, 4)
+        assert names["scene"].boxes.shape == (4, 16, 4)
 
 
 def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `python -m zoo` line, on small data and few steps."""
-    from zoo.cli import main
+    from zoo.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    Path("photos").mkdir()
+    for i in range(20):
+        Image.effect_noise((48, 48), 60).save(f"photos/{i}.png")
+    options = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--wandb=disabled"]
     small = [f"--data.init_args.{key}={value}" for key, value in SMALL.items()]
-    small += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--wandb=disabled"]
-    ran = 0
+    few = ["--trainer.max_steps=2", "--trainer.val_check_interval=1"]
+    trained = 0
     for program, *arguments in commands():
         if program != "python" or arguments[:2] != ["-m", "zoo"]:
             continue
-        verb, options = arguments[2], arguments[3:]
-        if verb == "list":
-            from zoo.__main__ import listing
-
-            assert "SPAIR" in listing()
-        else:
-            steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=1"] if verb == "fit" else []
-            main([verb, *options, *small, *steps])
-        ran += 1
-    assert ran >= 6
-    assert len(list(Path("runs").glob("*/version_*"))) == ran - 1
+        verb, rest = arguments[2], arguments[3:]
+        if verb in ("fit", "validate", "test", "cluster") or (verb == "predict" and "--images" not in rest):
+            rest += options + (["--data.init_args.batch_size=4"] if "ImageFolderDataModule" in rest else small)
+            rest += few if verb == "fit" else []
+            trained += 1
+        elif verb == "benchmark":
+            rest += [*options[:2], "--wandb=disabled", *small, *few]
+        monkeypatch.setattr(sys, "argv", ["zoo", verb, *rest])
+        main()
+    assert trained >= 7
+    assert len(list(Path("runs").glob("*/version_*"))) == trained
     assert list(Path("runs").rglob("predictions.npz"))
+    for path in ("found/predictions.json", "sheet.png", "spair-multimnist.onnx", "comparison/results.md"):
+        assert Path(path).is_file(), path
 
 
 def test_make_targets_that_it_names_are_there() -> None:

@@ -1,21 +1,31 @@
 """`python -m zoo VERB`: what needs no training library answers before one is imported."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 _TRAINER_VERBS = {
     "fit": "train a model; a test on held-out scenes follows",
     "validate": "evaluate a checkpoint on the validation scenes",
     "test": "evaluate a checkpoint on the test scenes",
-    "predict": "yield the scenes of a datamodule's test images",
+    "predict": "yield the scenes of a datamodule's test images, or of a folder (--images)",
     "cluster": "cluster what a checkpoint finds by a Gaussian mixture, beside its own categories",
+}
+_OWN_VERBS = {
+    "show": "draw one picture of what a checkpoint sees, and of what it has learned to draw",
+    "export": "write a checkpoint as a program that runs without this package: torch or onnx",
+    "benchmark": "train and test a grid of configurations and seeds, and compare them",
 }
 _HEADLINES = ("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi")
 
 
 def usage() -> str:
     """What there is to run."""
-    verbs = {**_TRAINER_VERBS, "list": "the models, datamodules, trained checkpoints and configurations there are"}
+    verbs = {
+        **_TRAINER_VERBS,
+        **_OWN_VERBS,
+        "list": "the models, datamodules, trained checkpoints and configurations there are",
+    }
     lines = ["usage: python -m zoo VERB [options]", "", "verbs:"]
     lines += [f"  {verb:10}{what}" for verb, what in verbs.items()]
     lines += [
@@ -25,6 +35,9 @@ def usage() -> str:
         "  python -m zoo fit --config configs/spair.yaml --model.init_args.lr 3e-4 --trainer.devices 2",
         "  python -m zoo fit --ckpt_path last                       # go on with the newest run",
         "  python -m zoo test --ckpt_path spair-multimnist          # a trained checkpoint, on its own kind of data",
+        "  python -m zoo predict --ckpt_path spair-multimnist --images FOLDER --out DIR",
+        "  python -m zoo show --ckpt_path spair-multimnist          # one picture: spair-multimnist.png",
+        "  python -m zoo benchmark --configs configs/quick/air.yaml configs/quick/dair.yaml --seeds 0 1 2",
         "  python -m zoo cluster --ckpt_path spair-multimnist --num_clusters 10",
         "",
         "options of a verb: python -m zoo VERB --help; of a model: python -m zoo fit --model.help SPAIR",
@@ -66,6 +79,12 @@ def main() -> None:
         print(usage())
     elif verb == "list":
         print(listing())
+    elif verb == "predict" and any(arg.split("=")[0] == "--images" for arg in sys.argv):
+        from zoo.folder import main as run_folder
+
+        run_folder()
+    elif verb in _OWN_VERBS:
+        import_module(f"zoo.{verb}").main()
     elif verb in _TRAINER_VERBS:
         from zoo.cli import main as run
 

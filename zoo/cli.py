@@ -254,7 +254,7 @@ class ZooCLI(LightningCLI):
         name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"
         csv = CSVLogger(config.runs, name)  # first: the trainer's log_dir is the first logger's
         yield csv
-        mode = config.wandb if config.wandb != "auto" else _wandb_mode()
+        mode = wandb_mode(config.wandb)
         if mode == "disabled":
             return
         try:
@@ -319,8 +319,10 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _wandb_mode() -> str:
-    """Online only for those who have logged in."""
+def wandb_mode(wish: str = "auto") -> str:
+    """Online, offline or disabled: as wished; auto: WANDB_MODE, else online only for those who have logged in."""
+    if wish != "auto":
+        return wish
     if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
         return os.environ["WANDB_MODE"]
     try:

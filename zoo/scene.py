@@ -1,8 +1,29 @@
 """The scene: what every model's `forward` returns."""
 
 from dataclasses import dataclass, fields
+from typing import TypedDict
 
 from torch import Tensor
+
+from zoo.layers.glimpses import extract_glimpses
+
+
+class FoundObject(TypedDict):
+    """An object as plain Python has it.
+
+    Attributes:
+        box: [x1, y1, x2, y2] in pixels, half-open.
+        score: Its presence, in [0, 1].
+        category: The likeliest one; None where the model has none.
+        what: Its appearance vector.
+        slot: Its place in the scene's tensors: `scene.mask == slot + 1` are its pixels.
+    """
+
+    box: list[float]
+    score: float
+    category: int | None
+    what: list[float]
+    slot: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +40,8 @@ class Scene:
         depth: (B, K) float in the paper's convention: lower is in front.
         background: (B, C, H, W) float in [0, 1], what is drawn behind the objects.
         attention_boxes: (B, K, 4) float, the boxes that the model attends to, where `boxes` is derived from them.
+        attention: (B, K, h, w) float, at least 0 with sum 1, where each slot looks, in cells of any size.
+        error: (B, H, W) float in [0, 1], the reconstruction error that the model expects, a channel's mean.
     """
 
     reconstruction: Tensor
@@ -30,6 +53,44 @@ class Scene:
     depth: Tensor | None = None
     background: Tensor | None = None
     attention_boxes: Tensor | None = None
+    attention: Tensor | None = None
+    error: Tensor | None = None
+
+    def objects(self, threshold: float = 0.5) -> list[list[FoundObject]]:
+        """The objects of each image as plain Python, the likeliest first.
+
+        Args:
+            threshold: Slots with at least this presence are objects, in [0, 1].
+        """
+        presence, what, boxes = (t.detach().cpu().float().tolist() for t in (self.presence, self.what, self.boxes))
+        category = None if self.category is None else self.category.argmax(-1).cpu().tolist()
+        return [
+            [
+                FoundObject(
+                    box=boxes[b][k],
+                    score=presence[b][k],
+                    category=None if category is None else category[b][k],
+                    what=what[b][k],
+                    slot=k,
+                )
+                for k in sorted(range(len(row)), key=lambda k, row=row: -row[k])  # type: ignore[misc]
+                if row[k] >= threshold
+            ]
+            for b, row in enumerate(presence)
+        ]
+
+    def crops(self, image: Tensor | None = None, size: int | tuple[int, int] = 32) -> Tensor:
+        """What lies in each box, all in one size: `scene.crops(image)[scene.presence >= 0.5]` are those of objects.
+
+        Args:
+            image: (B, C, H, W), what the scene was read from; null: its reconstruction.
+            size: (P, Q) of a crop in pixels, or one number for both. Boxes are stretched to it, by bilinear
+                interpolation; what is outside the image is black.
+
+        Returns:
+            (B, K, C, P, Q).
+        """
+        return extract_glimpses(self.reconstruction if image is None else image, self.boxes, size)
 
     def check(self, image: Tensor) -> None:
         """Compare every field's shape with the contract above.
@@ -52,6 +113,8 @@ class Scene:
             "depth": (B, K),
             "background": (B, C, H, W),
             "attention_boxes": (B, K, 4),
+            "attention": (B, K, None, None),
+            "error": (B, H, W),
         }
         for field in fields(self):
             value = getattr(self, field.name)

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_OF_THE_MODEL = ("format_version", "class", "init_args", "data", "step", "parameters", "sha256")  # not facts about it
 
 
 class CheckpointError(ValueError):
@@ -33,12 +37,14 @@ def list_weights() -> dict[str, dict[str, Any]]:
     return {path.stem: _read_json(path) for path in sorted(SHIPPED.glob("*.json"))}
 
 
-def load(source: str | os.PathLike[str]) -> "ObjectModel":
+def load(source: str | os.PathLike[str], revision: str | None = None) -> "ObjectModel":
     """Rebuild a trained model; no code from the checkpoint is run.
 
     Args:
         source: A name from `list_weights()`; a run folder (its best checkpoint); a checkpoint file (.ckpt or
-            .safetensors).
+            .safetensors); `best` or `last`, of the newest run in `runs`; a folder of `save_pretrained`; an id on the
+            Hugging Face hub, as in `user/name` or `user/name@revision`.
+        revision: Branch, tag or commit of an id on the hub; a commit is always the same.
 
     Returns:
         The model, on the CPU, in evaluation mode.
@@ -46,7 +52,7 @@ def load(source: str | os.PathLike[str]) -> "ObjectModel":
     Raises:
         CheckpointError: There is no such checkpoint (the message lists the names), or it is damaged.
     """
-    path = find(source)
+    path = find(source, revision=revision)
     record, state = read(path)
     model = build_model(record, path)
     adopt(model, record, state, path)
@@ -64,6 +70,7 @@ def adopt(model: "ObjectModel", record: dict[str, Any], state: dict[str, "Tensor
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {path} do not fit the model: {error}") from error
     model.data_record, model.loaded_step = record.get("data"), record.get("step", 0)
+    model.facts = {key: value for key, value in record.items() if key not in _OF_THE_MODEL}
 
 
 def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Path:
@@ -77,10 +84,23 @@ def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Pa
     Returns:
         The path of the safetensors file.
     """
-    from safetensors.torch import save as to_bytes
-
     base = Path(path)
     base.parent.mkdir(parents=True, exist_ok=True)
+    payload, record = pack(model, **facts)
+    _write_whole(base.with_name(base.name + ".safetensors"), payload)
+    _write_whole(base.with_name(base.name + ".json"), (json.dumps(record, indent=2) + "\n").encode())
+    return base.with_name(base.name + ".safetensors")
+
+
+def pack(model: "ObjectModel", **facts: Any) -> tuple[bytes, dict[str, Any]]:
+    """What a checkpoint consists of: the content of its safetensors file, and its record.
+
+    Args:
+        model: Any model of the zoo.
+        **facts: What else the record should say, as JSON; beside what is known of a model that was loaded.
+    """
+    from safetensors.torch import save as to_bytes
+
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     payload = to_bytes(state, metadata={"format": "pt"})
     data = model.data_record and {**model.data_record, "init_args": _portable(model.data_record["init_args"])}
@@ -89,34 +109,46 @@ def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Pa
         "data": data,
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": hashlib.sha256(payload).hexdigest(),
+        **model.facts,
         **facts,
     }
-    _write_whole(base.with_name(base.name + ".safetensors"), payload)
-    _write_whole(base.with_name(base.name + ".json"), (json.dumps(record, indent=2) + "\n").encode())
-    return base.with_name(base.name + ".safetensors")
+    return payload, record
 
 
-def find(source: str | os.PathLike[str], prefer: str = "best") -> Path:
-    """The checkpoint file that a name, run folder or path means.
+def find(source: str | os.PathLike[str], prefer: str = "best", revision: str | None = None) -> Path:
+    """The checkpoint file that a name, run folder, path or id on the hub means; what is on the hub is downloaded.
 
     Args:
-        source: A name from `list_weights()`, a run folder, or a file.
+        source: A name from `list_weights()`, a run folder, or a file; `best` or `last`, of the newest run in `runs`.
+            A folder of `save_pretrained`, or an id on the hub, as in `user/name` or `user/name@revision`.
         prefer: Which checkpoint of a run folder to take if it has both: "best" or "last".
+        revision: Of an id on the hub.
 
     Raises:
         CheckpointError: There is none; the message lists what there is.
     """
     text = os.fspath(source)
     shipped = SHIPPED / f"{text}.safetensors"
+    path, hub_id = Path(text), _HUB_ID.fullmatch(text)
+    if hub_id and not path.exists() and not path.parent.is_dir():
+        return _download(hub_id[1], revision or hub_id[2])
+    if revision is not None:
+        raise CheckpointError(f"revision={revision!r} is for ids on the hub, as in user/name; {text!r} is none")
     if os.sep not in text and shipped.is_file():
         return shipped
-    path = Path(text)
+    if text in ("best", "last") and not path.exists():
+        found = newest(Path("runs").glob("*/version_*"), text)
+        if found is None:
+            raise CheckpointError(f"no {text}.ckpt in runs/*/version_*: train, or name a checkpoint")
+        return found
     if path.is_dir():
+        if (path / HUB_WEIGHTS).is_file():
+            return path / HUB_WEIGHTS
         for folder in (path / "checkpoints", path):
             for name in sorted(("best.ckpt", "last.ckpt"), reverse=prefer == "last"):
                 if (folder / name).is_file():
                     return folder / name
-        raise CheckpointError(f"no best.ckpt or last.ckpt in {path} or {path / 'checkpoints'}")
+        raise CheckpointError(f"no best.ckpt or last.ckpt in {path} or {path / 'checkpoints'}, nor {HUB_WEIGHTS}")
     if path.suffix == ".json":
         path = path.with_suffix(".safetensors")
     if path.is_file():
@@ -126,8 +158,29 @@ def find(source: str | os.PathLike[str], prefer: str = "best") -> Path:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise CheckpointError(
         f"no checkpoint {text!r}: {hint}known names are {names}; "
-        "a run folder, a .ckpt or a .safetensors file will do too"
+        "a run folder, a .ckpt or a .safetensors file will do too, or user/name on the Hugging Face hub"
     )
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    """The weights of a repository on the hub, in the cache of huggingface_hub, where they are kept."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repo_id, revision=revision, allow_patterns=[HUB_WEIGHTS, HUB_RECORD])
+    except Exception as error:  # the client raises a dozen kinds, for missing networks, repositories, revisions
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        of = f" of revision {revision!r}" if revision else ""
+        raise CheckpointError(
+            f"there is no file {repo_id}, and no checkpoint{of} came from the Hugging Face hub: {said[0]}; known names "
+            f"are {[p.stem for p in sorted(SHIPPED.glob('*.safetensors'))]}"
+        ) from error
+    path = Path(folder, HUB_WEIGHTS)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{repo_id} on the Hugging Face hub has no {HUB_WEIGHTS}: it is no checkpoint of this zoo"
+        )
+    return path
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
@@ -141,7 +194,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
 
 def read_record(path: Path) -> dict[str, Any]:
     """What a checkpoint file says of itself: format_version, class, init_args, data, and more where it was `save`d."""
-    return _read_json(path.with_suffix(".json")) if path.suffix == ".safetensors" else _read_lightning(path)[0]
+    if path.suffix != ".safetensors":
+        return _read_lightning(path)[0]
+    beside = path.with_suffix(".json")
+    return _read_json(path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside)
 
 
 def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
@@ -186,11 +242,26 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     try:
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return {**content["zoo"], "step": content["global_step"]}, content["state_dict"]
+        record, state = {**content["zoo"], "step": content["global_step"]}, content["state_dict"]
     except KeyError as error:
         raise CheckpointError(f"{path} is a checkpoint, but not one of this zoo: it has no {error}") from error
     except Exception as error:  # the reader raises half a dozen kinds for damaged files
         raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint ({error})") from error
+    return {**record, **_run_facts(path)}, state
+
+
+def _run_facts(path: Path) -> dict[str, Any]:
+    """What the run folder of a best checkpoint says of its training and test."""
+    file = path.parent.parent / "run.json"
+    if path.name != "best.ckpt" or not file.is_file():
+        return {}
+    run = _read_json(file)
+    about = ("experiment", "changes", "seed", "revision", "wall_s", "peak_memory_gb", "hardware", "torch")
+    training = {key: run[key] for key in about if run.get(key) not in (None, "")}
+    from zoo.evaluation import METRIC_NAMES
+
+    metrics = {key: run["metrics"][key] for key in METRIC_NAMES if key in run.get("metrics", {})}
+    return {"training": training} | ({"metrics": metrics} if metrics else {})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

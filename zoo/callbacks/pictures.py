@@ -231,11 +231,13 @@ def to_picture(image: Tensor, scale: int) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def draw_box(picture: Image.Image, box: Tensor, scale: int, color: tuple[int, ...], label: str = "") -> None:
+def draw_box(
+    picture: Image.Image, box: Tensor, scale: int, color: tuple[int, ...], label: str = "", width: int | None = None
+) -> None:
     """Outline a box given in the pixels of the image before it was enlarged, its label above; draws in place."""
     x1, y1, x2, y2 = (v * scale for v in box.tolist())
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=max(1, scale // 3))
+    draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width or max(1, scale // 3))
     if label:
         left, _, right, bottom = draw.textbbox((0, 0), label, stroke_width=1)
         x = min(max(x1, 0), picture.width - right)

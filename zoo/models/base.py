@@ -1,8 +1,8 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,9 +10,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from datamodules.batch import Batch
+from datamodules.images import Fit
 from zoo.evaluation import SceneMetrics
 from zoo.layers.schedules import Schedule, check_schedule, schedule_value
 from zoo.scene import Scene
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.prediction import Prediction
 
 FORMAT_VERSION = 1
 
@@ -41,6 +47,7 @@ class ObjectModel(LightningModule):
         self.val_metrics, self.test_metrics = SceneMetrics(), SceneMetrics()
         self.data_record: dict[str, Any] | None = None
         self.loaded_step = 0
+        self.facts: dict[str, Any] = {}  # what its checkpoint says of training and results
 
     # what a paper defines
 
@@ -55,6 +62,39 @@ class ObjectModel(LightningModule):
     def see(self, batch: Batch) -> Scene:
         """The scene of a batch: of its images alone, unless a paper tells its model more."""
         return self(batch["image"])
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        batch_size: int = 32,
+        image_size: int | Sequence[int] | None = None,
+        fit: Fit = "stretch",
+        progress: bool = False,
+    ) -> "Prediction":
+        """See the objects in images of any origin.
+
+        Args:
+            images: A file or a folder of files; a Pillow image; a tensor (C, H, W) or (B, C, H, W); an array (H, W),
+                (H, W, C) or (B, H, W, C); or a list of any of these. Whole numbers are from 0 to 255, others from 0 to
+                1. Grey images are repeated for a model of 3 channels, colours become their luma for one of 1.
+            batch_size: Images that are looked at at once.
+            image_size: Side in pixels, or [height, width], that images are resized to; null: what the model reads if
+                that is one size, else images stay as they are.
+            fit: How they are resized: `stretch` ignores proportions, `pad` keeps them, with black at two sides.
+            progress: Show a bar.
+
+        Returns:
+            A `Scene` of all images, in their order, on the CPU, with `image` as the model saw it. Its `objects()` are
+            plain Python, in the pixels of the images as they were given.
+
+        Raises:
+            ImageError: Something is no image, a file is damaged, or sizes differ where none is asked for.
+            ValueError: The model does not take images of that size.
+        """
+        from zoo.prediction import predict
+
+        return predict(self, images, batch_size=batch_size, image_size=image_size, fit=fit, progress=progress)
 
     # hyperparameters
 
@@ -168,8 +208,63 @@ class ObjectModel(LightningModule):
                 f"{name} expects float images of shape (B, {channels}, H, W), got {image.dtype} of shape "
                 f"{tuple(image.shape)}; set model.init_args.channels and data.init_args.channels alike"
             )
-        if image.device.type == "cpu" and not (image.numel() and image.min() >= 0 and image.max() <= 1):
+        looks = image.device.type == "cpu" and not torch.compiler.is_compiling()  # nor does an exported program
+        if looks and not (image.numel() and image.min() >= 0 and image.max() <= 1):
             raise ValueError(f"{name} expects pixels in [0, 1], got {_range(image)}; divide 8-bit images by 255")
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        weights_license: str = "apache-2.0",
+        **facts: Any,
+    ) -> "Path":
+        """Write model.safetensors, config.json and a model card, from which `zoo.load(folder)` rebuilds the model.
+
+        Args:
+            folder: Made if need be.
+            name: Of the checkpoint, for the card; null: the folder's.
+            weights_license: Of the weights, as the Hugging Face hub abbreviates it.
+            **facts: What else record and card should say, as JSON: `metrics`, a dict of numbers; `training`, a dict.
+                What a loaded checkpoint says of itself is kept.
+
+        Returns:
+            The folder.
+        """
+        from zoo.hub import save_pretrained
+
+        return save_pretrained(self, folder, name=name, weights_license=weights_license, **facts)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+        weights_license: str = "apache-2.0",
+        **facts: Any,
+    ) -> str:
+        """Upload to the Hugging Face hub what `zoo.load(repo_id)` reads, with a model card.
+
+        Args:
+            repo_id: As in `user/name`; made if need be.
+            private: Whether a new repository is.
+            token: Of the account; null: who is logged in (`hf auth login`).
+            revision: Branch, made if need be; null: the main one.
+            message: Of the commit.
+            weights_license: As for `save_pretrained`.
+            **facts: As for `save_pretrained`.
+
+        Returns:
+            Where it is.
+        """
+        from zoo.hub import push_to_hub
+
+        options: dict[str, Any] = {"private": private, "token": token, "revision": revision, "message": message}
+        return push_to_hub(self, repo_id, weights_license=weights_license, **options, **facts)
 
     # optimisation
 
@@ -201,7 +296,7 @@ class ObjectModel(LightningModule):
 
     def on_fit_start(self) -> None:
         """Remember what the model is trained on, for its checkpoints; from here on the trainer counts the steps."""
-        self.loaded_step = 0
+        self.loaded_step, self.facts = 0, {}
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.data_record = {

@@ -1,0 +1,106 @@
+"""Programs that run without this package, and see what the model sees."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import zoo
+from zoo import export
+from zoo.models import SPAIR, ObjectModel
+from zoo.scene import Scene
+
+RUN_ALONE = """
+import sys
+for name in ("lightning", "zoo", "datamodules", "torchmetrics", "torchvision"):
+    sys.modules[name] = None
+import torch
+images = torch.load("images.pt")
+torch.save(torch.export.load("program.pt2").module()(images), "seen.pt")
+"""
+
+
+def images_for(model: ObjectModel, count: int) -> Tensor:
+    """Of noise, and of the model's own objects."""
+    size = (48, 48) if "image_size" not in model.hparams else (model.hp.image_size,) * 2
+    generator = torch.Generator().manual_seed(1)
+    own: Any = model
+    drawn = own.generate(count - 1, size, generator, count=2).reconstruction
+    return torch.cat([torch.rand(1, *drawn.shape[1:], generator=generator), drawn])
+
+
+def check(seen: dict[str, Tensor], scene: Scene, tolerance: float) -> None:
+    expected = {name: value for name, value in vars(scene).items() if value is not None}
+    assert set(seen) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(seen[name], value, atol=tolerance, rtol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("name", {record["class"]: name for name, record in zoo.list_weights().items()}.values())
+def test_a_torch_program_sees_what_the_model_sees_without_lightning(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = zoo.load(name)
+    images = images_for(model, 4)
+    assert export.export(model, "program", batch_size=4).name == "program.pt2"
+    with torch.no_grad():
+        scene = model(images)  # the model still works, too
+    check(torch.export.load("program.pt2").module()(images), scene, 1e-4)
+    if name.startswith("spair"):
+        torch.save(images, "images.pt")
+        alone = subprocess.run([sys.executable, "-c", RUN_ALONE], capture_output=True, text=True, timeout=60)
+        assert alone.returncode == 0, alone.stderr
+        check(torch.load("seen.pt"), scene, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["spair-multimnist", "air-multimnist"])
+def test_an_onnx_program_sees_what_the_model_sees(name: str, tmp_path: Path, capsys) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = zoo.load(name)
+    images = images_for(model, 3)
+    arguments = ["--ckpt_path", name, "--format=onnx", "--batch_size=3", "--out", str(tmp_path / "mine")]
+    export.main(arguments)
+    assert "mine.onnx, " in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.onnx"]
+    session = runtime.InferenceSession(tmp_path / "mine.onnx", providers=["CPUExecutionProvider"])
+    values = session.run(None, {"image": images.numpy()})
+    seen = {output.name: torch.from_numpy(np.array(v)) for output, v in zip(session.get_outputs(), values, strict=True)}
+    with torch.no_grad():
+        check(seen, model(images), 1e-3)
+    assert '"class": "' in session.get_modelmeta().custom_metadata_map["zoo"]
+
+
+def test_drawing_in_whole_images_is_the_same_function() -> None:
+    model = zoo.load("spair-multimnist")
+    images = images_for(model, 3)
+    with torch.no_grad():
+        usual = model(images)
+        with export._whole_windows():
+            whole = model(images)
+        torch.testing.assert_close(whole.reconstruction, usual.reconstruction, atol=1e-5, rtol=1e-5)
+        assert torch.equal(model(images).reconstruction, usual.reconstruction)  # windows are back
+
+
+class Unexportable(SPAIR):
+    def forward(self, image: Tensor) -> Scene:
+        return super().forward(image * 0.5 if image.sum() > 1 else image)
+
+
+def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"channels": 1, "backbone_channels": 4}
+    with pytest.raises(export.ExportError, match=r"Unexportable cannot be exported to torch: .*data-dependent"):
+        export.export(Unexportable(**small), tmp_path / "a", image_size=48)
+    with pytest.raises(ValueError, match="SPAIR takes images of any size: say for which it is exported, image_size"):
+        export.export(SPAIR(**small), tmp_path / "a")
+    with pytest.raises(ValueError, match="format='keras': must be one of torch, onnx"):
+        export.export(SPAIR(**small), tmp_path / "a", "keras")  # type: ignore[arg-type]
+    with pytest.raises(SystemExit, match="did you mean spair-multimnist"):
+        export.main(["--ckpt_path=spair"])
+    assert not list(tmp_path.iterdir())
