@@ -20,7 +20,6 @@ from datamodules.batch import Batch
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
 from zoo import registry, weights
 from zoo.callbacks.pictures import draw_composed, draw_generated, draw_scenes, sheet_of, to_picture
-from zoo.overlay import draw_objects
 from zoo.prediction import pick_device, predict
 from zoo.scene import Scene
 from zoo.weights import _write_whole
@@ -53,7 +52,7 @@ def draw_sheet(
     chosen = (~occupied).int().argsort(stable=True)[:num_images]
     shown = cast(Batch, {key: value[chosen] for key, value in cast(dict[str, Tensor], batch).items()})
     first = _choose(scene, chosen)
-    sheets = [draw_scenes(shown, first, threshold), *_masks_and_backgrounds(shown, first, threshold)]
+    sheets = [draw_scenes(shown, first, threshold)]
     columns = max(1, sheets[0].width // (_CELL + 4))
     if present.any():
         sheets.append(_objects(batch["image"], scene, present, columns))
@@ -78,18 +77,6 @@ def _choose(scene: Scene, images: Tensor | slice) -> Scene:
     own = {field.name: getattr(scene, field.name) for field in fields(Scene)}
     chosen: dict[str, Any] = {name: None if value is None else value[images] for name, value in own.items()}
     return Scene(**chosen)
-
-
-def _masks_and_backgrounds(batch: Batch, scene: Scene, threshold: float) -> list[Image.Image]:
-    images, rows = batch["image"], {}
-    if scene.mask is not None:
-        seen = zip(images, scene.objects(threshold), scene.mask.cpu().numpy(), strict=True)
-        rows["predicted masks"] = [draw_objects(image, objects, mask) for image, objects, mask in seen]
-    behind = scene.background
-    if behind is not None and (behind - behind[..., :1, :1]).abs().max() > 1e-3:  # more than a colour
-        scale = rows["predicted masks"][0].width // images.shape[-1] if rows else max(1, -(-192 // images.shape[-1]))
-        rows["background"] = [to_picture(image, max(1, scale)) for image in behind]
-    return [sheet_of({title: row}) for title, row in rows.items()]
 
 
 def _objects(image: Tensor, scene: Scene, present: Tensor, columns: int) -> Image.Image:

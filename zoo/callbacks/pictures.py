@@ -25,6 +25,8 @@ _GAP, _LABEL = 4, 14
 class ScenePictures(Callback):
     """Draws a fixed set of validation (or test) images: input with true boxes, reconstruction, predicted boxes.
 
+    Below them masks, attention and background, where the batch or the scene has them.
+
     One PNG for each validation goes to `pictures/` in the run folder, and to every logger that takes images. So do, at
     the end of training and of a test, `generated.png`, if the model has `generate(num_images, image_size, generator)`,
     and `composed.png`, if it has `compose(categories, attributes, where, image_size)`.
@@ -115,9 +117,10 @@ def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int |
         scale: Enlargement of each pixel; by default images become at least 192 pixels wide.
 
     Returns:
-        An RGB picture.
+        An RGB picture. Where there are masks, attention maps or a background of more than a colour, there are rows for
+        them, each object or slot in its colour; the brightest cell of each attention map has the full one.
     """
-    B, _, _, W = batch["image"].shape
+    B, _, H, W = batch["image"].shape
     scale = scale or _enlargement(W)
     inputs = [to_picture(image, scale) for image in batch["image"]]
     reconstructions = [to_picture(image, scale) for image in scene.reconstruction]
@@ -138,7 +141,34 @@ def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int |
                     label = f"{categories[b][k]}: {label}"
                 draw_box(predictions[b], box, scale, tuple(int(c * (0.4 + 0.6 * presence)) for c in color), label)
     titles = ["input and true boxes" if "boxes" in batch else "input", "reconstruction", "predicted boxes"]
-    return sheet_of(dict(zip(titles, [inputs, reconstructions, predictions], strict=True)))
+    rows = dict(zip(titles, [inputs, reconstructions, predictions], strict=True))
+    more = {
+        "true masks": batch.get("mask"),
+        "predicted masks": scene.mask,
+        "attention": scene.attention,
+        "background": scene.background if _varies(scene.background) else None,
+    }
+    for title, maps in more.items():
+        if maps is not None:
+            if title.endswith("masks"):
+                maps = _palette(int(maps.max())).to(maps.device)[maps].permute(0, 3, 1, 2)
+            elif title == "attention":
+                share = maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12)
+                colors = _palette(maps.shape[1]).to(maps.device)[1:]
+                maps = torch.einsum("bkhw,kc->bchw", share.float(), colors)
+                maps = torch.nn.functional.interpolate(maps, (H, W))
+            rows[title] = [to_picture(image, scale) for image in maps]
+    return sheet_of(rows)
+
+
+def _varies(image: Tensor | None) -> bool:
+    """Whether there is more to see in (B, C, H, W) than one colour."""
+    return image is not None and bool((image - image[..., :1, :1]).abs().max() > 1e-3)
+
+
+def _palette(count: int) -> Tensor:
+    """(count + 1, 3) colours in [0, 1]: black, then those of objects or slots."""
+    return torch.tensor([(0, 0, 0), *map(category_color, range(count))]) / 255
 
 
 def draw_generated(model: Any, num_images: int, image_size: tuple[int, int]) -> Image.Image:

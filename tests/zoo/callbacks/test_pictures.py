@@ -1,6 +1,7 @@
 """Sheets of pictures: which files come about, what is drawn, and that colours tell categories apart."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,35 @@ def test_boxes_have_the_colours_of_their_categories() -> None:
     colours = colours_in(draw_scenes(*scene_of_two(None)))
     assert {TRUE_COLOR, PREDICTED_COLOR} <= colours
     assert not colours & set(CATEGORY_COLORS[1:])
+
+
+def test_masks_attention_and_background_have_rows_of_their_own() -> None:
+    batch, scene = scene_of_two(None)
+    plain = draw_scenes(batch, scene, scale=1)
+    row = plain.height // 3
+    mask = torch.zeros(1, 48, 48, dtype=torch.long)
+    mask[0, :10, :20], mask[0, 30:, 30:] = 2, 3
+    attention = torch.zeros(1, 3, 12, 12)
+    attention[0, 0, 3, 5], attention[0, 1, 8, 8], attention[0, 2] = 1, 0.5, 1 / 144
+    background = torch.full((1, 1, 48, 48), 0.2)
+    background[..., 40:] = 0.4
+    full = draw_scenes(batch, replace(scene, mask=mask, attention=attention, background=background), scale=1)
+    pixels = np.asarray(full)
+    assert full.height == 6 * row
+    assert np.array_equal(pixels[: 3 * row], np.asarray(plain))
+    masks, looks, behind = (pixels[k * row + 14 : k * row + 62, 4:52] for k in (3, 4, 5))
+    assert tuple(masks[5, 5]) == category_color(1)
+    assert tuple(masks[40, 40]) == category_color(2)
+    assert tuple(masks[20, 40]) == (0, 0, 0)
+    everywhere = np.array(category_color(2))
+    assert np.array_equal(looks[0, 0], everywhere)
+    assert np.array_equal(looks[3 * 4 + 1, 5 * 4 + 1], np.minimum(everywhere + category_color(0), 255))
+    assert (behind[:, :40] == 51).all()
+    assert (behind[:, 40:] == 102).all()
+    flat = replace(scene, background=torch.full((1, 1, 48, 48), 0.2))
+    assert np.array_equal(np.asarray(draw_scenes(batch, flat, scale=1)), np.asarray(plain))  # nothing to see
+    true_mask = np.asarray(draw_scenes({**batch, "mask": mask}, scene, scale=1))[3 * row + 14 :, 4:]
+    assert tuple(true_mask[5, 5]) == category_color(1)
 
 
 def test_colours_are_far_apart_and_come_round_again() -> None:
