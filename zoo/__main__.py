@@ -4,6 +4,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from zoo.registry import PluginError
+
 _TRAINER_VERBS = {
     "fit": "train a model; a test on held-out scenes follows",
     "validate": "evaluate a checkpoint on the validation scenes",
@@ -15,6 +17,8 @@ _OWN_VERBS = {
     "show": "draw one picture of what a checkpoint sees, and of what it has learned to draw",
     "export": "write a checkpoint as a program that runs without this package: torch or onnx",
     "benchmark": "train and test a grid of configurations and seeds, and compare them",
+    "dashboard": "make a workspace on Weights & Biases that compares models",
+    "page": "open a local page: drop or draw images, and see what a checkpoint finds in them",
 }
 _HEADLINES = ("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi")
 
@@ -27,7 +31,7 @@ def usage() -> str:
         "list": "the models, datamodules, trained checkpoints and configurations there are",
     }
     lines = ["usage: python -m zoo VERB [options]", "", "verbs:"]
-    lines += [f"  {verb:10}{what}" for verb, what in verbs.items()]
+    lines += [f"  {verb:11}{what}" for verb, what in verbs.items()]
     lines += [
         "",
         "examples:",
@@ -39,6 +43,7 @@ def usage() -> str:
         "  python -m zoo show --ckpt_path spair-multimnist          # one picture: spair-multimnist.png",
         "  python -m zoo benchmark --configs configs/quick/air.yaml configs/quick/dair.yaml --seeds 0 1 2",
         "  python -m zoo cluster --ckpt_path spair-multimnist --num_clusters 10",
+        "  python -m zoo page --open                                # try the checkpoints in a browser",
         "",
         "options of a verb: python -m zoo VERB --help; of a model: python -m zoo fit --model.help SPAIR",
     ]
@@ -57,9 +62,8 @@ def listing() -> str:
     for name, record in weights.list_weights().items():
         metrics = ", ".join(f"{k} {record['metrics'][k]:.3f}" for k in _HEADLINES if k in record.get("metrics", {}))
         data = (record.get("data") or {}).get("name", "?")
-        checkpoints[name] = (
-            f"{record['class']} on {data}, {record.get('parameters', 0) / 1e6:.2f} M parameters: {metrics}"
-        )
+        size = f"{record.get('parameters', 0) / 1e6:.2f} M parameters, {record['size'] / 1e6:.1f} MB"
+        checkpoints[name] = f"{record['class']} on {data}, {size}, {record['license']}: {metrics}"
     lines = section("models", weights.list_models())
     lines += section("datamodules", {name: entry.summary for name, entry in registry.datamodules().items()})
     lines += section("checkpoints (zoo.load, --ckpt_path)", checkpoints)
@@ -75,6 +79,13 @@ def _first_comment(path: Path) -> str:
 def main() -> None:
     """Run a verb; exits with 2 for one that is not known."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    try:
+        _run(verb)
+    except PluginError as error:
+        sys.exit(f"zoo: {error}")
+
+
+def _run(verb: str) -> None:
     if verb in ("-h", "--help", "help"):
         print(usage())
     elif verb == "list":

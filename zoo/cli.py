@@ -38,7 +38,9 @@ class SaveConfig(SaveConfigCallback):
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):  # W&B
-                logger.experiment.config.update({"config": config})  # type: ignore[attr-defined]
+                data = getattr(trainer, "datamodule", None)
+                about = {"model": type(pl_module).__name__, "data": getattr(data, "name", None)}  # to group runs by
+                logger.experiment.config.update({"config": config, **about})  # type: ignore[attr-defined]
 
 
 class ZooTrainer(Trainer):
@@ -174,7 +176,9 @@ class ZooCLI(LightningCLI):
         except weights.CheckpointError as error:
             raise SystemExit(f"zoo: {error}") from None
         config = self._resume_config(path) if argv[0] == "fit" else {}
-        config.setdefault("model", {"class_path": self.record["class"], "init_args": self.record["init_args"]})
+        given = next((b for a, b in pairwise(_options(rest)) if a == "--model"), "")
+        own = given if given.split(".")[-1] == self.record["class"] else self.record["class"]  # my_package.MyModel
+        config.setdefault("model", {"class_path": own, "init_args": self.record["init_args"]})
         data = self.record.get("data")
         if data:
             config.setdefault("data", {"class_path": data["class"], "init_args": data["init_args"]})
@@ -265,7 +269,8 @@ class ZooCLI(LightningCLI):
                 name=f"{name}/version_{csv.version}",
                 project=config.wandb_project,
                 group=name,
-                save_dir=csv.log_dir,
+                # wandb's own process keeps the folder that it was started in
+                save_dir=str(Path(csv.log_dir).absolute()),
                 offline=mode == "offline",
                 mode=mode,  # said again: wandb may have read its environment before Lightning sets it
             )
@@ -304,14 +309,18 @@ class ZooCLI(LightningCLI):
 def _experiment(argv: list[str]) -> tuple[str, str]:
     """Which configurations the arguments name, and what else they say that makes a difference to results."""
     configs, changes = [], []
-    options = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-    for key, value in pairwise([*options, ""]):
+    for key, value in pairwise([*_options(argv), ""]):
         if key in ("--config", "-c"):
             parts = Path(value).with_suffix("").parts
             configs.append("/".join(parts[parts.index("configs") + 1 if "configs" in parts else 0 :]))
         elif key.startswith("--") and not key.startswith(_NO_CHANGE):
             changes.append(f"{key.removeprefix('--')}={value}")
     return "+".join(configs), " ".join(changes)
+
+
+def _options(argv: list[str]) -> list[str]:
+    """Arguments with `--key=value` as two."""
+    return [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
 
 
 def _plain(value: Any) -> Any:

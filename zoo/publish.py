@@ -16,7 +16,7 @@ from zoo import registry, weights
 
 _COLUMNS = (  # those that any checkpoint has a figure for are shown
     *("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "category_correspondence"),
-    *("hungarian_accuracy", "cluster_purity", "nmi", "mse"),
+    *("hungarian_accuracy", "cluster_purity", "nmi", "ari_fg", "miou_fg", "miou", "mse"),
 )
 
 

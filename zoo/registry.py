@@ -1,12 +1,25 @@
-"""Which models and datamodules there are, found by reading the source files: nothing is imported until it is used."""
+"""Which models and datamodules there are, found by reading the source files: nothing is imported until it is used.
+
+Beside those of the zoo, there are those of one's own: of the modules and packages that the environment variable
+`ZOO_PLUGINS` names, separated by commas, and of those that installed packages name as entry points of `zoo.plugins`.
+A checkpoint never says what is to be imported.
+"""
 
 import ast
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
+
+PLUGINS = "ZOO_PLUGINS"
+
+
+class PluginError(ValueError):
+    """Models or datamodules of one's own that cannot be found, or not be told from others."""
 
 
 @dataclass(frozen=True)
@@ -28,38 +41,86 @@ class Entry:
         return getattr(importlib.import_module(self.module), self.name)
 
 
-@cache
 def models() -> dict[str, Entry]:
-    """Models by name: the public subclasses of `ObjectModel`, or of another model, in the files of `zoo.models`."""
-    return {entry.name: entry for entry in _subclasses("zoo.models", "ObjectModel")}
+    """Models by name: the public subclasses of `ObjectModel`, or of another model, in the files of `zoo.models`.
+
+    Raises:
+        PluginError: A plugin is not there, or has a class of a name that is taken.
+    """
+    return _classes("zoo.models", "ObjectModel", os.environ.get(PLUGINS, ""))
+
+
+def datamodules() -> dict[str, Entry]:
+    """Datamodules by name: the public subclasses of `SceneDataModule` in the files of `datamodules`.
+
+    Raises:
+        PluginError: A plugin is not there, or has a class of a name that is taken.
+    """
+    return _classes("datamodules", "SceneDataModule", os.environ.get(PLUGINS, ""))
+
+
+def find_model(name: str) -> type | None:
+    """The model of that name: of the zoo, of a plugin, or else a class of one's own that has been imported already."""
+    if name in models():
+        return models()[name].load()
+    from zoo.models.base import ObjectModel
+
+    classes: list[type] = [ObjectModel]
+    for known in classes:  # grows as it goes
+        classes += known.__subclasses__()
+    return next((known for known in classes if known.__name__ == name), None)
 
 
 @cache
-def datamodules() -> dict[str, Entry]:
-    """Datamodules by name: the public subclasses of `SceneDataModule` in the files of `datamodules`."""
-    return {entry.name: entry for entry in _subclasses("datamodules", "SceneDataModule")}
-
-
-def _subclasses(package: str, base: str) -> Iterator[Entry]:
-    # finding a submodule's spec imports its parent package: `zoo` and `datamodules` import nothing heavy when found so
-    root = importlib.util.find_spec(package.split(".")[0])
-    if root is None or not root.submodule_search_locations:
-        raise ModuleNotFoundError(f"{package} is not installed")
-    folder = Path(root.submodule_search_locations[0], *package.split(".")[1:])
+def _classes(package: str, base: str, plugins: str) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
     known = {base}
+    named = [part.strip() for part in plugins.split(",") if part.strip()]
+    for module in dict.fromkeys([package, *named, *(point.value for point in entry_points(group="zoo.plugins"))]):
+        for entry in _subclasses(_files(module), known):
+            if entry.name in found:
+                raise PluginError(
+                    f"{entry.module} has a class {entry.name}, and so has {found[entry.name].module}: "
+                    "checkpoints know models by their names, so rename yours"
+                )
+            found[entry.name] = entry
+    return found
+
+
+def _files(module: str) -> dict[str, Path]:
+    """Source files by module: of a package, those in it."""
+    try:
+        spec = importlib.util.find_spec(module)  # imports the packages around it: `zoo` imports nothing heavy
+    except (ModuleNotFoundError, ValueError):
+        spec = None
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(spec.submodule_search_locations[0])
+        return {_join(module, path.stem): path for path in sorted(folder.glob("*.py"))}
+    if spec is not None and spec.origin is not None and Path(spec.origin).suffix == ".py":
+        return {module: Path(spec.origin)}
+    raise PluginError(
+        f"there is no module {module!r}, which {PLUGINS} or an entry point names: run from its folder with "
+        "`python -m zoo`, put its folder into PYTHONPATH, or install it"
+    )
+
+
+def _join(package: str, stem: str) -> str:
+    return package if stem == "__init__" else f"{package}.{stem}"
+
+
+def _subclasses(files: dict[str, Path], known: set[str]) -> Iterator[Entry]:
+    """Classes with a base that is known, which they are then too."""
     found: list[tuple[str, ast.ClassDef, ast.Module]] = []
-    for path in sorted(folder.glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found += [(path.stem, node, tree) for node in tree.body if isinstance(node, ast.ClassDef)]
-    while True:  # until no class is left whose base has been found meanwhile
-        new = [item for item in found if item[1].name not in known and _bases(item[1]) & known]
-        if not new:
-            return
-        for stem, node, tree in new:
+    for module, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        found += [(module, node, tree) for node in tree.body if isinstance(node, ast.ClassDef)]
+    while new := [item for item in found if _bases(item[1]) & known]:  # until no class has a base found meanwhile
+        found = [item for item in found if item not in new]
+        for module, node, tree in new:
             known.add(node.name)
             if not node.name.startswith("_"):
                 summary = (ast.get_docstring(tree) or "").split("\n")[0]
-                yield Entry(node.name, f"{package}.{stem}", summary)
+                yield Entry(node.name, module, summary)
 
 
 def _bases(node: ast.ClassDef) -> set[str]:

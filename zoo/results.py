@@ -24,6 +24,18 @@ COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "loss")
 _CLUSTERS = 10  # of `zoo cluster`, if nothing else is said
 # what tables and plots show of a run, if no paper has a figure of its own for it
 HEADLINES = ("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi", "ari_fg", "miou_fg")
+# of metrics, where there is room
+TITLES = {
+    "ap50": "AP (IoU 0.5)",
+    "count_accuracy": "count accuracy",
+    "category_correspondence": "category correspondence",
+    "hungarian_accuracy": "accuracy (one-to-one)",
+    "cluster_purity": "cluster purity (ACC)",
+    "nmi": "NMI",
+    "ari_fg": "ARI-FG",
+    "miou_fg": "mIoU (foreground)",
+    "mse": "squared error of a pixel",
+}
 
 
 def read(path: Path = RECORDED) -> list[dict[str, str]]:

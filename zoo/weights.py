@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+LICENSE = "apache-2.0"  # of what lies there, as of the package
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _OF_THE_MODEL = ("format_version", "class", "init_args", "data", "step", "parameters", "sha256")  # not facts about it
@@ -33,8 +34,14 @@ def list_models() -> dict[str, str]:
 
 
 def list_weights() -> dict[str, dict[str, Any]]:
-    """Names of the trained checkpoints that come with the zoo, each with its record (see `read_record`)."""
-    return {path.stem: _read_json(path) for path in sorted(SHIPPED.glob("*.json"))}
+    """Names of the trained checkpoints that come with the zoo, each with its record (see `read_record`).
+
+    Added to the record are `size`, bytes of the weights, and `license`, theirs, where the record does not name another.
+    """
+    return {
+        path.stem: {"license": LICENSE, **_read_json(path), "size": path.with_suffix(".safetensors").stat().st_size}
+        for path in sorted(SHIPPED.glob("*.json"))
+    }
 
 
 def load(source: str | os.PathLike[str], revision: str | None = None) -> "ObjectModel":
@@ -213,11 +220,15 @@ def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
         raise CheckpointError(
             f"{path} has format version {version!r}, this version reads up to {FORMAT_VERSION}: update the package"
         )
-    name = record.get("class")
-    if name not in registry.models():
-        raise CheckpointError(f"{path} holds a {name!r}; the models known here are {sorted(registry.models())}")
+    name = str(record.get("class"))
+    known = registry.find_model(name)
+    if known is None:
+        raise CheckpointError(
+            f"{path} holds a {name!r}; the models known here are {sorted(registry.models())}. A model of your own is "
+            f"known once it is imported, or when the environment variable {registry.PLUGINS} names its module"
+        )
     try:
-        return registry.models()[name].load()(**record["init_args"])
+        return known(**record["init_args"])
     except TypeError as error:
         raise CheckpointError(f"{path} does not fit this version's {name}: {error}") from error
 

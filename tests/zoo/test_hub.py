@@ -42,7 +42,7 @@ def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.parametrize("name", zoo.list_weights())
 def test_a_saved_folder_holds_the_model_and_says_what_it_is(name: str, tmp_path: Path) -> None:
-    model, record = zoo.load(name), zoo.list_weights()[name]
+    model, record = zoo.load(name), weights.read_record(weights.find(name))
     folder = model.save_pretrained(tmp_path / "mine")
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
     again = zoo.load(folder)

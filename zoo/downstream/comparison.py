@@ -9,17 +9,6 @@ from matplotlib.lines import Line2D
 
 from zoo import results
 
-_TITLES = {
-    "ap50": "AP (IoU 0.5)",
-    "count_accuracy": "count accuracy",
-    "category_correspondence": "category correspondence",
-    "hungarian_accuracy": "accuracy (one-to-one)",
-    "cluster_purity": "cluster purity (ACC)",
-    "nmi": "NMI",
-    "ari_fg": "ARI-FG",
-    "miou_fg": "mIoU (foreground)",
-}
-
 
 def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     """Draw a bar for each experiment and metric: mean and standard deviation over seeds, each seed a dot.
@@ -56,7 +45,7 @@ def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
             if paper is not None:
                 shows_papers = True
                 ax.plot([paper] * 2, [i - 0.38, i + 0.38], color="black", linewidth=2.5, zorder=4)
-        ax.set_title(_TITLES.get(metric, metric), fontsize=10)
+        ax.set_title(results.TITLES.get(metric, metric), fontsize=10)
         ax.set_xlim(0, 1.02)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"], fontsize=8)
         ax.grid(axis="x", alpha=0.3)
@@ -93,7 +82,7 @@ def draw_progress(records: Sequence[Mapping[str, Any]]) -> Figure | None:
             if points:
                 color = f"C{labels.index(label) % 10}"
                 ax.plot(*zip(*points, strict=True), color=color, marker="o", markersize=2.5, linewidth=1.2, alpha=0.8)
-        ax.set_title(_TITLES.get(metric, metric), fontsize=10)
+        ax.set_title(results.TITLES.get(metric, metric), fontsize=10)
         ax.set_xlabel(f"{unit} of training", fontsize=9)
         ax.set_ylim(-0.02, 1.02)
         ax.set_xlim(left=0)

@@ -129,11 +129,11 @@ class GMAIR(ObjectModel):
         reconstruction_weight: alpha_recon, 8 or 16 (table 7); 8 in the code.
         overlap_weight: alpha_overlap, from 2 to 0 (table 7); a jump after 5000 steps in the code: [2.0, 0.0, 5000,
             step].
-        presence_kl_weight: alpha_pres.
-        where_kl_weight: alpha_where; one that starts low is a warm-up.
-        depth_kl_weight: alpha_depth.
-        category_kl_weight: alpha_cat.
-        what_kl_weight: alpha_what.
+        presence_kl_weight: alpha_pres, weight of z_pres's divergence.
+        where_kl_weight: alpha_where, of z_where's; one that starts low is a warm-up.
+        depth_kl_weight: alpha_depth, of z_depth's.
+        category_kl_weight: alpha_cat, of z_cat's.
+        what_kl_weight: alpha_what, of z_what's.
         trim_threshold: Boxes are trimmed to the texels whose alpha times difference from the background reaches this
             (section 4; 0.2 in the code), which are also those that `Scene.mask` gives to the object. Null yields the
             attention boxes.
