@@ -1,0 +1,30 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zoo.layers.glimpse_generator import GlimpseGenerator
+
+
+@pytest.mark.parametrize(("size", "parameters"), [(64, 191_476), (32, 51_956)])
+def test_glimpses_are_table_7s(size: int, parameters: int) -> None:
+    """Sizes and parameters of both columns (0.191 M and 0.052 M), normalised and rectified but for the last."""
+    torch.manual_seed(0)
+    net = GlimpseGenerator(32, 3, size)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    z = torch.randn(2, 5, 32)
+    color, mask = net(z)
+    assert color.shape == (2, 5, 3, size, size)
+    assert mask.shape == (2, 5, size, size)
+    weights = [p for p in net.parameters() if p.ndim == 4]
+    x = F.conv_transpose2d(z[1, 3].view(1, 32, 1, 1), weights[0])
+    for weight in weights[1:]:
+        x = F.celu(F.group_norm(x, max(1, x.shape[1] // 16)))
+        x = F.conv_transpose2d(x, weight, stride=2, padding=1)
+    x = (x + net.net[-2].bias[:, None, None]).sigmoid()[0]
+    torch.testing.assert_close(torch.cat([color[1, 3], mask[1, 3][None]]), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [4, 48, 0])
+def test_other_sizes_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="power of two from 8"):
+        GlimpseGenerator(32, 3, size)
