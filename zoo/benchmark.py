@@ -230,9 +230,8 @@ def log_to_wandb(out: Path, mode: str, project: str, pictures: dict[str, Path]) 
     rows = results.read(out / "results.csv")
     columns = [name for name in results.COLUMNS if any(row[name] for row in rows)]
     table = wandb.Table(columns=[*columns], data=[[_number(row[name]) for name in columns] for row in rows])
-    run = wandb.init(
-        project=project, name=f"benchmark {out.name}", job_type="benchmark", dir=str(out.absolute()), mode=mode
-    )  # type: ignore[arg-type]
+    about: dict[str, Any] = {"project": project, "name": f"benchmark {out.name}", "job_type": "benchmark"}
+    run = wandb.init(**about, dir=str(out.absolute()), mode=mode)  # type: ignore[arg-type]
     images = {f"comparison/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
     run.log({"results": table, **images})
     run.finish()
