@@ -27,6 +27,7 @@ from zoo.layers.glimpse_decoder import GlimpseDecoder
 from zoo.models.gmair import GMAIR
 
 PIXELS = 128
+_LEAST_MIB = 50  # less does not show beside what is held already
 FORMS = ("zoo", "zoo bf16", "straight")
 
 
@@ -163,7 +164,7 @@ def rows_of(args: argparse.Namespace, present: int | None) -> list[list[str]]:
             f"{step[form]:.2f}",
             f"{step['straight'] / step[form]:.1f}",
             f"{mib[form]:.0f}",
-            f"{mib['straight'] / max(mib[form], 0.1):.1f}",
+            f"{mib['straight'] / mib[form]:.1f}" if mib[form] > _LEAST_MIB else f"> {mib['straight'] / _LEAST_MIB:.0f}",
             f"{1000 * detection[form] / args.batch:.1f}",
             f"{detection['straight'] / detection[form]:.1f}",
         ]
