@@ -26,12 +26,15 @@ torch.save(torch.export.load("program.pt2").module()(images), "seen.pt")
 
 
 def images_for(model: ObjectModel, count: int) -> Tensor:
-    """Of noise, and of the model's own objects."""
-    size = (48, 48) if "image_size" not in model.hparams else (model.hp.image_size,) * 2
+    """Of noise, and of the model's own objects where it can imagine any; of the size that it was trained on."""
+    assert model.data_record
+    size = (model.hparams.get("image_size") or model.data_record["init_args"]["image_size"],) * 2
     generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(count, model.hp.channels, *size, generator=generator)
     own: Any = model
-    drawn = own.generate(count - 1, size, generator, count=2).reconstruction
-    return torch.cat([torch.rand(1, *drawn.shape[1:], generator=generator), drawn])
+    if not hasattr(own, "generate"):
+        return noise
+    return torch.cat([noise[:1], own.generate(count - 1, size, generator, count=2).reconstruction])
 
 
 def check(seen: dict[str, Tensor], scene: Scene, tolerance: float) -> None:

@@ -4,12 +4,14 @@ import base64
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +146,18 @@ def test_models_without_data_imagine_scenes_and_mistakes_are_known_at_once(tmp_p
 
 def test_the_verb_serves_every_checkpoint_until_it_is_interrupted() -> None:
     command = [sys.executable, "-m", "zoo", "page", "--port=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a test in the background of a shell was started with interrupts ignored, and would hand that down
+    restore = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, preexec_fn=restore)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().split()[0]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         offered = json.loads(opener.open(url + "checkpoints", timeout=30).read())
         assert [entry["name"] for entry in offered] == [*weights.list_weights()]
-        process.send_signal(2)
-        _, said = process.communicate(timeout=20)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (0, "")
     finally:
         process.kill()

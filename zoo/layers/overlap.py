@@ -75,7 +75,8 @@ def instance_mask(
         for group in _groups(boxes, part):
             windows = _Windows(boxes[group], (P, Q), image_size, max_size)
             maps = torch.stack([importance[group], cover[group]], 3).float()
-            g, v = windows.draw_maps(maps)[0].unbind(3)  # (b, n, S, T)
+            layers = windows.draw_maps(maps)[0]
+            g, v = layers[:, :, :, 0], layers[:, :, :, 1]  # (b, n, S, T)
             shares.append((group, windows, g.mul_(v), v))
             windows.keep_largest(most, g)
         for group, windows, share, v in shares:

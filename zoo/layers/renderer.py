@@ -269,7 +269,7 @@ class _Windows:
         if self.index is not None:
             images.view(-1).scatter_reduce_(0, self.index, values.flatten(), "amax")
         elif values.shape[1]:
-            torch.maximum(images, values.amax(1).flatten(1), out=images)
+            images.copy_(torch.maximum(images, values.amax(1).flatten(1)))
 
     def read(self, images: Tensor) -> Tensor:
         """Cut windows (b, N or 1, S, T) out of images (b, H W)."""
