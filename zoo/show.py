@@ -19,7 +19,15 @@ from torch import Tensor
 from datamodules.batch import Batch
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
 from zoo import registry, weights
-from zoo.callbacks.pictures import draw_composed, draw_generated, draw_scenes, sheet_of, to_picture
+from zoo.callbacks.pictures import (
+    draw_composed,
+    draw_generated,
+    draw_scenes,
+    draw_styles,
+    draw_varied,
+    sheet_of,
+    to_picture,
+)
 from zoo.prediction import pick_device, predict
 from zoo.scene import Scene
 from zoo.weights import _write_whole
@@ -64,6 +72,10 @@ def draw_sheet(
         sheets.append(draw_generated(model, len(shown["image"]), size))
     if hasattr(model, "compose"):
         sheets.append(draw_composed(model, len(shown["image"]), size))
+    if hasattr(model, "assemble"):
+        sheets.append(draw_styles(model, columns))
+    if hasattr(model, "vary"):
+        sheets.append(draw_varied(model, shown["image"]))
     sheet = Image.new("RGB", (max(part.width for part in sheets), sum(part.height for part in sheets)), (24, 24, 28))
     top = 0
     for part in sheets:

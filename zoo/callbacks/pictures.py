@@ -28,8 +28,8 @@ class ScenePictures(Callback):
     Below them masks, attention and background, where the batch or the scene has them.
 
     One PNG for each validation goes to `pictures/` in the run folder, and to every logger that takes images. So do, at
-    the end of training and of a test, `generated.png`, if the model has `generate(num_images, image_size, generator)`,
-    and `composed.png`, if it has `compose(categories, attributes, where, image_size)`.
+    the end of training and of a test, what the model imagines, as far as it can: `generated.png` (see
+    `draw_generated`), `composed.png` (`draw_composed`), `styles.png` (`draw_styles`) and `varied.png` (`draw_varied`).
 
     Args:
         num_images: How many images, the first of the set.
@@ -95,6 +95,10 @@ class ScenePictures(Callback):
                 sheets["generated"] = draw_generated(model, self.num_images, size)
             if hasattr(model, "compose"):
                 sheets["composed"] = draw_composed(model, self.num_images, size)
+            if hasattr(model, "assemble"):
+                sheets["styles"] = draw_styles(model, self.num_images)
+            if hasattr(model, "vary"):
+                sheets["varied"] = draw_varied(model, self._batch["image"][: self.num_images])
         for title, sheet in sheets.items():
             if log_dir is not None:
                 folder = Path(log_dir, "pictures")
@@ -232,6 +236,54 @@ def draw_composed(model: Any, num_images: int, image_size: tuple[int, int]) -> I
         attributes = torch.zeros(n, len(every), hp.attribute_dim)
         attributes[..., a] = torch.linspace(-2, 2, n)[:, None]
         rows[f"attribute {a}: from -2 to 2"] = row(every.expand(n, -1), attributes)
+    return sheet_of(rows)
+
+
+def draw_styles(model: Any, num_styles: int) -> Image.Image:
+    """A sheet of single objects: a row for each category, a column for each style (GMAIR, figure 3).
+
+    Args:
+        model: Has `assemble(categories, styles, boxes, image_size)`, which yields a `Scene`, and hyperparameters
+            `num_categories`, `what_dim`, `anchor` and `size_prior`.
+        num_styles: Columns; the first has the categories' averages, the others a random style each.
+
+    Returns:
+        An RGB picture.
+    """
+    hp, n = model.hp, num_styles
+    side = hp.anchor / (1 + math.exp(-hp.size_prior[0]))  # of an object of the usual size
+    categories = torch.arange(hp.num_categories)[:, None].expand(-1, n).reshape(-1, 1)
+    styles = torch.randn(n, hp.what_dim, generator=torch.Generator().manual_seed(0))
+    styles[0] = 0
+    boxes = torch.tensor([1, 1, 1 + side, 1 + side]).expand(len(categories), 1, 4)
+    pixels = math.ceil(side) + 2
+    drawn = model.assemble(categories, styles.repeat(hp.num_categories, 1)[:, None], boxes, (pixels, pixels))
+    pictures = [to_picture(image, max(1, 96 // pixels)) for image in drawn.reconstruction]
+    names = (f"category {c}: average, then in {n - 1} styles" for c in range(hp.num_categories))
+    return sheet_of({name: pictures[c * n : (c + 1) * n] for c, name in enumerate(names)})
+
+
+def draw_varied(model: Any, image: Tensor) -> Image.Image:
+    """A sheet of images drawn otherwise than they are (GMAIR, figure 4).
+
+    Args:
+        model: Has `vary(image, category, restyle, shuffle, generator)`, which yields a `Scene`.
+        image: (B, C, H, W) in [0, 1].
+
+    Returns:
+        An RGB picture.
+    """
+    scale = _enlargement(image.shape[-1])
+    changes: dict[str, dict[str, Any]] = {
+        "reconstruction": {},
+        "all of category 0, each in its own style": {"category": 0},
+        "in other styles": {"restyle": True},
+        "places exchanged": {"shuffle": True},
+    }
+    rows = {"input": [to_picture(each, scale) for each in image]}
+    for title, change in changes.items():
+        drawn = model.vary(image, **change, generator=torch.Generator().manual_seed(0)).reconstruction
+        rows[title] = [to_picture(each, scale) for each in drawn]
     return sheet_of(rows)
 
 

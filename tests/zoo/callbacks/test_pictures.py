@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from zoo.callbacks import ScenePictures
+from zoo.callbacks import ScenePictures, pictures
 from zoo.callbacks.pictures import (
     CATEGORY_COLORS,
     PREDICTED_COLOR,
@@ -22,10 +22,13 @@ from zoo.callbacks.pictures import (
     draw_generated,
     draw_scenes,
 )
-from zoo.models import DiscreteAIR
+from zoo.models import GMAIR, DiscreteAIR
 from zoo.scene import Scene
 
 SMALL: dict[str, Any] = {"image_size": 48, "num_steps": 2, "num_categories": 5, "cell_hidden": 16, "patch_size": 10}
+GMAIR_SMALL: dict[str, Any] = {"channels": 1, "anchor": 24.0, "num_categories": 3, "what_dim": 6, "glimpse_size": 8}
+GMAIR_SMALL |= {"backbone_widths": [8, 16], "backbone_blocks": 1, "backbone_up": [], "head_hidden": [16]}
+GMAIR_SMALL |= {"encoder_hidden": [20], "decoder_channels": [16, 16, 16, 8]}
 
 
 def colours_in(sheet: Image.Image) -> set[tuple[int, ...]]:
@@ -146,3 +149,28 @@ def test_training_and_test_leave_their_sheets(tmp_path: Path, uci_data: Any) -> 
         (folder / name).unlink()
     trainer.test(model, data, verbose=False)
     assert {path.name for path in folder.iterdir()} >= {"test.png", *imagined}
+
+
+def test_single_objects_in_styles_and_images_drawn_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = GMAIR(**GMAIR_SMALL).eval()
+    sheets: list[dict] = []
+    monkeypatch.setattr(pictures, "sheet_of", lambda rows: sheets.append(rows))
+    pictures.draw_styles(model, 3)
+    (styles,) = sheets
+    assert [title.split(":")[0] for title in styles] == ["category 0", "category 1", "category 2"]
+    cells = [[np.asarray(cell) for cell in row] for row in styles.values()]
+    boxes = torch.tensor([[[1.0, 1, 13, 13]]])  # half the anchor
+    for category, row in enumerate(cells):
+        average = model.assemble(torch.tensor([[category]]), None, boxes, (14, 14)).reconstruction[0]
+        assert np.array_equal(row[0], np.asarray(pictures.to_picture(average, 96 // 14)))
+        assert len({cell.tobytes() for cell in row}) == 3
+    image = torch.rand(2, 1, 48, 48)
+    pictures.draw_varied(model, image)
+    varied = [np.stack([np.asarray(cell) for cell in row]) for row in sheets[1].values()]
+    scale = varied[0].shape[1] // 48
+    seen = (image, model(image).reconstruction, model.vary(image, category=0).reconstruction)
+    for row, expected in zip(varied, seen, strict=False):
+        assert np.array_equal(row, np.stack([np.asarray(pictures.to_picture(each, scale)) for each in expected]))
+    assert len(varied) == 5
+    assert not np.array_equal(varied[3], varied[1])
