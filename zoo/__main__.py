@@ -1,5 +1,6 @@
 """`python -m zoo VERB`: what needs no training library answers before one is imported."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -81,8 +82,11 @@ def main() -> None:
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     try:
         _run(verb)
+        sys.stdout.flush()
     except PluginError as error:
         sys.exit(f"zoo: {error}")
+    except BrokenPipeError:  # `python -m zoo list | head`: nothing is left to say, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(verb: str) -> None:

@@ -63,7 +63,12 @@ def row(run: Path) -> dict[str, str]:
     if "metrics" not in record:
         raise ValueError(f"{path} has no metrics: the run was not tested (--test_after_fit true)")
     values = {**record, **record["metrics"]}
-    return {name: "" if values.get(name) is None else str(values[name]) for name in COLUMNS}
+    return {name: _cell(values.get(name)) for name in COLUMNS}
+
+
+def _cell(value: Any) -> str:
+    """What is undefined, such as NMI where nothing was found, is empty."""
+    return "" if value is None or value != value else str(value)
 
 
 def _clustering_row(record: dict[str, Any]) -> dict[str, str]:
@@ -73,7 +78,7 @@ def _clustering_row(record: dict[str, Any]) -> dict[str, str]:
         **{name: record[name] for name in ("data", "seed", "model", "ap50")},
         **record["gmm"],
     }
-    return {name: "" if values.get(name) is None else str(values[name]) for name in COLUMNS}
+    return {name: _cell(values.get(name)) for name in COLUMNS}
 
 
 def add(runs: Iterable[Path], path: Path = RECORDED) -> None:

@@ -1,7 +1,10 @@
 """`python -m zoo list` and the usage: what there is to choose from."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,11 @@ def test_the_usage_names_every_verb_and_each_is_there() -> None:
     folder = Path(zoo.__file__).parent
     for verb in {*verbs} - {"fit", "validate", "test", "predict", "cluster", "list"}:
         assert "def main(" in (folder / f"{verb}.py").read_text()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does, only sooner
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-m", "zoo", "list"], stdout=pipe, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -68,6 +68,14 @@ def test_a_run_that_is_added_again_replaces_itself(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.glob("*.csv*")] == ["results.csv"]
 
 
+def test_what_is_undefined_is_left_out(tmp_path: Path) -> None:
+    metrics = {"count_accuracy": 0.5, "nmi": float("nan")}  # nothing was found that could be scored
+    runs = [record(tmp_path / str(s), seed=s, metrics=metrics) for s in range(2)]
+    results.add(runs, tmp_path / "results.csv")
+    assert [row["nmi"] for row in results.read(tmp_path / "results.csv")] == ["", ""]
+    assert "nmi" not in results.table(tmp_path / "results.csv")
+
+
 def test_a_clustering_is_a_row_of_its_own(tmp_path: Path) -> None:
     scores = {"hungarian_accuracy": 0.6, "cluster_purity": 0.61, "nmi": 0.59}
     about = {"checkpoint": "spair-multimnist", "model": "SPAIR", "data": "digits", "num_clusters": 10, "seed": 3}
