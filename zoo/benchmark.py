@@ -29,7 +29,7 @@ from typing import IO, Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from zoo import results
-from zoo.weights import _write_whole
+from zoo.weights import write_whole
 
 try:
     import fcntl
@@ -204,7 +204,7 @@ def tabulate(out: Path) -> None:
     """Write results.csv and results.md from all jobs that have ended."""
     table = out / "results.csv"
     results.add([path.parent for path in ended(out)], table)
-    _write_whole(out / "results.md", (results.table(table) + "\n").encode())
+    write_whole(out / "results.md", (results.table(table) + "\n").encode())
 
 
 def draw(out: Path) -> dict[str, Path]:
@@ -219,7 +219,7 @@ def draw(out: Path) -> dict[str, Path]:
     for name, figure in figures.items():
         if figure is not None:
             paths[name] = out / f"{name}.png"
-            _write_whole(paths[name], to_png(figure))
+            write_whole(paths[name], to_png(figure))
     return paths
 
 

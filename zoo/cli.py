@@ -28,6 +28,7 @@ _NO_CHANGE = (  # to results
     *("--seed_everything", "--runs", "--run_name", "--wandb", "--wandb_project", "--ckpt_path", "--pictures"),
     *("--trainer.enable", "--trainer.accelerator", "--trainer.devices"),
 )
+_START = "--model.init_args.background"  # a file, another for each run of the curriculum
 
 
 class SaveConfig(SaveConfigCallback):
@@ -313,7 +314,7 @@ def _experiment(argv: list[str]) -> tuple[str, str]:
         if key in ("--config", "-c"):
             parts = Path(value).with_suffix("").parts
             configs.append("/".join(parts[parts.index("configs") + 1 if "configs" in parts else 0 :]))
-        elif key.startswith("--") and not key.startswith(_NO_CHANGE):
+        elif key.startswith("--") and not key.startswith(_NO_CHANGE) and key != _START:
             changes.append(f"{key.removeprefix('--')}={value}")
     return "+".join(configs), " ".join(changes)
 

@@ -61,8 +61,10 @@ def main(args: Sequence[str] | None = None) -> Path:
     try:
         background = _choose(train, options) if options.choose_form else train("_background", options.background)
         init_args = weights.read_record(background)["init_args"]
-        form = [f"--model.init_args.background_{key}={init_args[key]}" for key in ("form", "code_dim", "width")]
-        return train("", options.config, f"--model.init_args.background={background}", *form)
+        form = {f"background_{key}": init_args[key] for key in ("form", "code_dim", "width")}
+        given = _given(options.config, "model", "init_args")
+        unlike = [f"--model.init_args.{key}={value}" for key, value in form.items() if given.get(key) != value]
+        return train("", options.config, f"--model.init_args.background={background}", *unlike)
     except subprocess.CalledProcessError as error:
         sys.exit(f"curriculum: a phase ended with {error.returncode}: {' '.join(map(str, error.cmd))}")
     except weights.CheckpointError as error:
@@ -125,10 +127,7 @@ def fit(runs: Path, run_name: str, configs: Sequence[str], options: Sequence[str
 
 def _max_steps(configs: Sequence[str], options: Sequence[str]) -> int:
     """As the command line or else the last configuration that says so has it."""
-    given: Any = None
-    for file in configs:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        given = (content.get("trainer") or {}).get("max_steps", given)
+    given = _given(configs, "trainer").get("max_steps")
     for option, value in zip(options, [*options[1:], ""], strict=True):
         if option == "--trainer.max_steps":
             given = value
@@ -137,6 +136,17 @@ def _max_steps(configs: Sequence[str], options: Sequence[str]) -> int:
     if given is None:
         raise weights.CheckpointError(f"none of {', '.join(configs)} sets trainer.max_steps: when is training done?")
     return int(given)
+
+
+def _given(configs: Sequence[str], *keys: str) -> dict[str, Any]:
+    """What configurations have under these keys, later ones over earlier ones."""
+    given: dict[str, Any] = {}
+    for file in configs:
+        part = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        for key in keys:
+            part = (part or {}).get(key)
+        given |= part or {}
+    return given
 
 
 def _change(checkpoint: Path) -> float:

@@ -30,7 +30,7 @@ from datamodules.converted import pair_of_sides
 from zoo import weights
 from zoo.layers import renderer
 from zoo.prediction import target_size
-from zoo.weights import _write_whole
+from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -105,7 +105,7 @@ def export(
     with torch.no_grad():
         _compare(expected, program.module()(other))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, payload)
+    write_whole(path, payload)
     return path
 
 

@@ -31,7 +31,7 @@ from zoo import weights
 from zoo.overlay import draw_objects
 from zoo.prediction import Prediction, pick_device, predict_batches, target_size
 from zoo.scene import FoundObject
-from zoo.weights import _write_whole
+from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -176,15 +176,15 @@ def _write(target: Path, content: dict[str, Any], vectors: list[list[float]], di
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    _write_whole(target / "vectors.npz", buffer.getvalue())
-    _write_whole(target / "predictions.json", (json.dumps(content) + "\n").encode())  # last: all else is there then
+    write_whole(target / "vectors.npz", buffer.getvalue())
+    write_whole(target / "predictions.json", (json.dumps(content) + "\n").encode())  # last: all else is there then
 
 
 def _save_picture(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    _write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def main(args: list[str] | None = None) -> None:

@@ -27,9 +27,9 @@ def save_pretrained(
     target.mkdir(parents=True, exist_ok=True)
     payload, record = weights.pack(model, **facts)
     card = model_card(record, name or target.resolve().name, weights_license)
-    weights._write_whole(target / weights.HUB_WEIGHTS, payload)
-    weights._write_whole(target / weights.HUB_RECORD, (json.dumps(record, indent=2) + "\n").encode())
-    weights._write_whole(target / "README.md", card.encode())
+    weights.write_whole(target / weights.HUB_WEIGHTS, payload)
+    weights.write_whole(target / weights.HUB_RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    weights.write_whole(target / "README.md", card.encode())
     return target
 
 

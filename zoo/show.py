@@ -30,7 +30,7 @@ from zoo.callbacks.pictures import (
 )
 from zoo.prediction import pick_device, predict
 from zoo.scene import Scene
-from zoo.weights import _write_whole
+from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -188,7 +188,7 @@ def show(
     buffer, path = io.BytesIO(), Path(out)
     sheet.save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     return path
 
 

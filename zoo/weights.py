@@ -94,8 +94,8 @@ def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Pa
     base = Path(path)
     base.parent.mkdir(parents=True, exist_ok=True)
     payload, record = pack(model, **facts)
-    _write_whole(base.with_name(base.name + ".safetensors"), payload)
-    _write_whole(base.with_name(base.name + ".json"), (json.dumps(record, indent=2) + "\n").encode())
+    write_whole(base.with_name(base.name + ".safetensors"), payload)
+    write_whole(base.with_name(base.name + ".json"), (json.dumps(record, indent=2) + "\n").encode())
     return base.with_name(base.name + ".safetensors")
 
 
@@ -289,7 +289,7 @@ def _portable(init_args: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in init_args.items() if k not in ("data_dir", "num_workers")}
 
 
-def _write_whole(path: Path, payload: bytes) -> None:
+def write_whole(path: Path, payload: bytes) -> None:
     """Write under a temporary name, then rename: no half-written file, whatever happens."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:

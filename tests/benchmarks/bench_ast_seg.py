@@ -57,7 +57,7 @@ def composite_losses(
     background: Tensor,
     background_log_activation: Tensor,
     layer_error: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Algorithm 2 and equations 19 to 21 as they stand."""
     B, K, C = color.shape[:3]
     H, W = image.shape[-2:]
@@ -77,7 +77,8 @@ def composite_losses(
     entropy = (weights * (weights + 1e-20).log()).sum(1)
     shares = weights.mean((2, 3))
     of_shares = (shares * (shares + 1e-20).log()).sum(1)
-    return error.square().mean(), entropy.square().mean(), of_shares.square().mean()
+    count = (400 * shares[:, 1:]).log1p().sum(1)
+    return error.square().mean(), entropy.square().mean(), of_shares.square().mean(), count.mean()
 
 
 def straightforward_form() -> AbstractContextManager[object]:

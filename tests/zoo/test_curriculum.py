@@ -1,5 +1,6 @@
 """The three phases in one command, on small networks and few steps, each run in this process."""
 
+import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,7 @@ AST_SEG = {
     "unet_channels": [4, 8, 8],
     "unet_stride": 4,
     "glimpse_size": 8,
+    "background_form": "simple",
     "frozen_steps": 2,
 }
 
@@ -100,6 +102,9 @@ def test_all_phases_run_once_and_go_on_where_they_were(phases) -> None:
     assert model.steps_trained == background.steps_trained == 4
     # phase 3 moved it away from phase 1's
     assert not torch.equal(next(model.background.parameters()), next(background.net.parameters()))
+    # of results it records what the configuration does not say, but not where phase 1 was
+    changes = json.loads((last.parents[1] / "run.json").read_text())["changes"]
+    assert changes == "model.init_args.background_code_dim=16 model.init_args.background_width=0.1"
     assert phases() == last
     assert phases.started == []
 

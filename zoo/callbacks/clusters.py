@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from zoo.models.base import ObjectModel
-from zoo.weights import _write_whole
+from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ def publish(trainer: Trainer, log_dir: str | None, figures: dict[str, "Figure"])
         if log_dir is not None:
             path = Path(log_dir, "pictures", f"{name}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, png)
+            write_whole(path, png)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):  # W&B and its like
                 logger.log_image(key=f"clusters/{name}", images=[Image.open(io.BytesIO(png))])

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zoo.layers.renderer import interpolation_weights
 
+_SMALL_SHARE = 1 / 400  # of an image's pixels: about where a slot begins to count, ten pixels of 64 x 64
 _LARGEST_RATIO = 60.0  # of activations, in log: beyond it exp would overflow
 # Layers of a chunk of images should stay in a CPU's caches; a GPU has all at once.
 _CHUNK_BYTES = {"cpu": 2 * 2**20}
@@ -51,7 +52,7 @@ def composite_losses(
     background: Tensor,
     background_log_activation: Tensor,
     layer_error: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What a composite (see `composite`) is off by, and how undecided it is, without the composite as such.
 
     On a CPU a few images at a time, so that their layers stay in its caches.
@@ -69,8 +70,9 @@ def composite_losses(
 
     Returns:
         Means over pixels and images, of the squared L1 error over channels (equations 19 and 20), and of the squared
-        entropy of the weights, in nats^2 (equation 21); and the mean over images of the squared entropy of the layers'
-        shares of the pixels, in nats^2 (the object entropy of the paper's first version).
+        entropy of the weights, in nats^2 (equation 21). Means over images, of the squared entropy of the layers' shares
+        of the pixels, in nats^2 (the object entropy of the paper's first version), and of the soft count of objects,
+        sum_k log(1 + 400 share_k): being concave, it falls when one slot takes over what two had.
     """
     with torch.autocast(color.device.type, enabled=False):
         tensors = _as_float(color, mask, log_activation, boxes, background, image)
@@ -80,8 +82,8 @@ def composite_losses(
         image_bytes = K * (C + 1) * H * W * tensors[0].element_size()
         size = max(1, _CHUNK_BYTES.get(color.device.type, B * image_bytes) // image_bytes)
         sums = [_sums(activation, layer_error, *part) for part in zip(*(t.split(size) for t in tensors), strict=True)]
-        reconstruction, entropy, shares = torch.stack(sums).sum(0).div(B).unbind()
-        return reconstruction / (H * W), entropy / (H * W), shares
+        reconstruction, entropy, shares, count = torch.stack(sums).sum(0).div(B).unbind()
+        return reconstruction / (H * W), entropy / (H * W), shares, count
 
 
 def _sums(
@@ -107,8 +109,10 @@ def _sums(
         missed = (weights * apart).sum() + (background_weight[:, 0] * (behind - x).square().sum(2)).sum()
         error = error + layer_error * image.shape[1] * missed
     entropy = _xlogx(weights).sum(1) + _xlogx(background_weight)[:, 0]
-    of_shares = _xlogx(weights.mean((2, 3))).sum(1) + _xlogx(background_weight.mean((1, 2, 3)))  # (b,)
-    return torch.stack([error, entropy.square().sum(), of_shares.square().sum()])
+    shares = weights.mean((2, 3))  # (b, K)
+    of_shares = _xlogx(shares).sum(1) + _xlogx(background_weight.mean((1, 2, 3)))  # (b,)
+    count = (shares / _SMALL_SHARE).log1p().sum()
+    return torch.stack([error, entropy.square().sum(), of_shares.square().sum(), count])
 
 
 def _layers(

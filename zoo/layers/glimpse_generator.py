@@ -29,9 +29,20 @@ class GlimpseGenerator(nn.Module):
             last = width == 8
             layers.append(nn.ConvTranspose2d(width, channels + 1 if last else width // 2, 4, 2, 1, bias=last))
             width //= 2
-        self.net = nn.Sequential(*layers, nn.Sigmoid())
+        self.net = nn.Sequential(*layers)
 
-    def forward(self, z_what: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, K, A) to colours (B, K, C, P, P) and masks (B, K, P, P), all in (0, 1)."""
-        glimpses = self.net(z_what.flatten(0, 1)[:, :, None, None]).unflatten(0, z_what.shape[:2])
-        return glimpses[:, :, :-1], glimpses[:, :, -1]
+    def forward(self, z_what: Tensor, color: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Draw objects.
+
+        Args:
+            z_what: (B, K, A).
+            color: (B, K, C) in (0, 1), where texels of logit 0 start from; None: from a half, as in the paper.
+
+        Returns:
+            Colours (B, K, C, P, P) and masks (B, K, P, P), all in (0, 1).
+        """
+        logits = self.net(z_what.flatten(0, 1)[:, :, None, None]).unflatten(0, z_what.shape[:2])
+        texels, mask = logits[:, :, :-1], logits[:, :, -1]
+        if color is not None:
+            texels = texels + color.logit()[..., None, None]
+        return texels.sigmoid(), mask.sigmoid()

@@ -19,7 +19,9 @@ From random weights it learns slowly if at all. Cures, off by default, our own, 
 - `attention_spread` and `unet_position` send heads to different places, and `attention_gain` sharpens early maps.
 - The squared L1 error of a mix has an easy way out: objects stay half-transparent, in colours too light or too dark,
   which have no gradient towards better ones. `layer_error` closes it: an object has to look right by itself.
-- `object_entropy_weight`, from the paper's first version, is against several heads on one object.
+- `attended_color` starts an object from the colour where its head looks, which from z_what alone is long learned.
+- `slot_weight` is against several heads on one object, and heads on patterns of the ground; `object_entropy_weight`,
+  from the paper's first version, is too, but spares large objects at the cost of small ones.
 - `encoder_residual` starts from an encoder that changes nothing.
 """
 
@@ -27,6 +29,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -44,6 +47,8 @@ from zoo.layers.schedules import Schedule
 from zoo.layers.soft_argmax import attend, soft_argmax, spatial_softmax
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
+
+_COLOR_BOUNDS = (0.02, 0.98)  # of a colour that others are to start from
 
 Latents = dict[str, Tensor]
 
@@ -89,6 +94,8 @@ class ASTSeg(ObjectModel):
         scale_bias: A cure: added to scale logits; -2 starts with a scale of about 4.
         scale_gain: A cure: factor on scale logits. 0 keeps glimpses at one size; meant to rise to 1 when places are
             learned, as until then glimpses grow to their largest, and stay there.
+        attended_color: A cure: texels start from the colour of the image where the head looks, which z_what's
+            logits are added to.
         background: Where training starts from a trained background: a checkpoint's name, a run folder or a file, of a
             `BackgroundAE` or an `ASTSeg`. Trained weights contain their background, and need it no more.
         background_form: "simple" or "complex", as the checkpoint has it.
@@ -100,6 +107,8 @@ class ASTSeg(ObjectModel):
         entropy_weight: lambda_pixel and its warm-up (equation 22).
         object_entropy_weight: Weight of the squared entropy of the layers' shares of an image's pixels, against several
             slots on one object. In the paper's first version (3e-4, after a warm-up), gone from the second.
+        slot_weight: A cure: weight of the soft count of an image's objects (see `composite_losses`), against several
+            slots on one object and slots on patterns of the background.
         layer_error: A cure: how much of the reconstruction error is the expected error of the layers, each to look like
             the image by itself, instead of the error of their mix (a bound of the mixture likelihoods of MONet and
             IODINE). Else objects of half-learned colours stay half-transparent. Meant to rise from 0: at the start no
@@ -145,6 +154,7 @@ class ASTSeg(ObjectModel):
         attention_spread: Schedule = 0.0,
         scale_bias: float = 0.0,
         scale_gain: Schedule = 1.0,
+        attended_color: bool = False,
         background: str | None = None,
         background_form: str = "complex",
         background_code_dim: int = 16,
@@ -153,6 +163,7 @@ class ASTSeg(ObjectModel):
         cache_backgrounds: bool = True,
         entropy_weight: Schedule = [0.0, 1e-2, 10000, "quadratic"],  # noqa: B006 (never changed)
         object_entropy_weight: Schedule = 0.0,
+        slot_weight: Schedule = 0.0,
         layer_error: Schedule = 0.0,
         target_blur: Schedule = 0.0,
         lr: Schedule = [[0.0, 4e-5, 5000, "quadratic"], [4e-5, 4e-6, 107500, "step"]],  # noqa: B006
@@ -160,7 +171,11 @@ class ASTSeg(ObjectModel):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.term_weights = {"entropy": entropy_weight, "object_entropy": object_entropy_weight}
+        self.term_weights = {
+            "entropy": entropy_weight,
+            "object_entropy": object_entropy_weight,
+            "slots": slot_weight,
+        }
         _check(self.hp)
         self.check_schedules()
         token_dim = 2 + (1 if isotropic else 2) + 1 + what_dim  # place, scale, activation, appearance
@@ -193,7 +208,8 @@ class ASTSeg(ObjectModel):
             background: (B, C, H, W) in [0, 1]; looked at where `see_background` says so.
 
         Returns:
-            `attention` (B, K, h, w), `boxes` (B, K, 4) in pixels, `log_activation` (B, K), `z_what` (B, K, A).
+            `attention` (B, K, h, w), `boxes` (B, K, 4) in pixels, `log_activation` (B, K), `z_what` (B, K, A); with
+            `attended_color`, `color` (B, K, C) in (0, 1).
         """
         hp, size = self.hp, (image.shape[-2], image.shape[-1])
         self.check_image(image)
@@ -217,12 +233,16 @@ class ASTSeg(ObjectModel):
         center, scale, activation, z_what = tokens.split([2, 1 if hp.isotropic else 2, 1, hp.what_dim], -1)
         low, high = hp.scale_bounds
         scale = low + (high - low) * (self.scheduled("scale_gain") * scale + hp.scale_bias).sigmoid()
-        return {
+        latents = {
             "attention": attention,
             "boxes": attention_to_boxes(center.clamp(-1, 1), (1 / scale).expand_as(center), size),
             "log_activation": activation[..., 0],
             "z_what": z_what,
         }
+        if hp.attended_color:
+            cells = F.avg_pool2d(image, (size[0] // attention.shape[-2], size[1] // attention.shape[-1]))
+            latents["color"] = attend(attention, cells).clamp(*_COLOR_BOUNDS)
+        return latents
 
     def _pull(self, maps: Tensor) -> Tensor | float:
         """What draws the heads apart at the start: (K, h, w) to be added to attention logits."""
@@ -240,15 +260,15 @@ class ASTSeg(ObjectModel):
     # training: section 4.2
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction and entropies, means over images."""
+        """Reconstruction, entropies and the soft count of objects, means over images."""
         image = batch["image"]
         background = self._background(batch)
         q = self.infer(image, background)
-        color, mask = self.glimpses(q["z_what"])
+        color, mask = self.glimpses(q["z_what"], q.get("color"))
         target = blur(image, self.scheduled("target_blur"))
         layers = (color, mask, q["log_activation"], q["boxes"], background, self.background_activation)
         terms = composite_losses(target, *layers, self.scheduled("layer_error"))
-        return dict(zip(("reconstruction", "entropy", "object_entropy"), terms, strict=True))
+        return dict(zip(("reconstruction", "entropy", "object_entropy", "slots"), terms, strict=True))
 
     @property
     def frozen(self) -> bool:
@@ -378,7 +398,7 @@ class ASTSeg(ObjectModel):
         B, _, H, W = image.shape
         background = self.background(image)[0]
         q = self.infer(image, background)
-        color, mask = self.glimpses(q["z_what"])
+        color, mask = self.glimpses(q["z_what"], q.get("color"))
         drawn, weight = composite(color, mask, q["log_activation"], q["boxes"], background, self.background_activation)
         labels = weight.argmax(1)  # (B, H, W)
         own = labels[:, None] == torch.arange(1, hp.num_slots + 1, device=image.device)[:, None, None]  # (B, K, H, W)

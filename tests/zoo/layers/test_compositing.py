@@ -52,8 +52,8 @@ def literally(
     return images, weights
 
 
-def literal_losses(image: Tensor, drawn: Tensor, weights: Tensor) -> tuple[float, float, float]:
-    reconstruction = entropy = of_shares = 0.0
+def literal_losses(image: Tensor, drawn: Tensor, weights: Tensor) -> tuple[float, float, float, float]:
+    reconstruction = entropy = of_shares = count = 0.0
     for b in range(B):
         for j in range(H):
             for i in range(W):
@@ -62,7 +62,8 @@ def literal_losses(image: Tensor, drawn: Tensor, weights: Tensor) -> tuple[float
                 entropy += sum(v * math.log(v + 1e-20) for v in w) ** 2
         shares = [float(weights[b, k].double().mean()) for k in range(K + 1)]
         of_shares += sum(v * math.log(v + 1e-20) for v in shares) ** 2
-    return reconstruction / (B * H * W), entropy / (B * H * W), of_shares / B
+        count += sum(math.log(1 + 400 * v) for v in shares[1:])
+    return reconstruction / (B * H * W), entropy / (B * H * W), of_shares / B, count / B
 
 
 def test_composite_against_a_loop_over_layers_and_pixels() -> None:
@@ -102,6 +103,21 @@ def test_the_error_of_layers_exceeds_that_of_their_mix_by_their_variance() -> No
     bare = {**colored, "mask": torch.zeros_like(colored["mask"])}
     expected = C * (colored["background"] - image).square().sum(1).mean()
     torch.testing.assert_close(composite_losses(image, **bare, layer_error=1)[0], expected)
+
+
+def test_one_slot_on_an_object_counts_less_than_two() -> None:
+    """The same pixels in the same colour, by one slot, by two halves, and by two slots that share each pixel."""
+    white, whole = torch.ones(1, 2, 1, 8, 8), torch.ones(1, 2, 8, 8)
+    left = whole * (torch.arange(8) < 4)
+    boxes = torch.tensor([4.0, 4.0, 12.0, 12.0]).expand(1, 2, 4)
+    image, behind, faint = torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16), torch.tensor(-20.0)
+    alike, alone = torch.zeros(1, 2), torch.tensor([[0.0, -40.0]])
+    ways = [(whole, alone), (torch.stack([left[:, 0], whole[:, 1] - left[:, 1]], 1), alike), (whole, alike)]
+    one, halves, both = (composite_losses(image, white, mask, log, boxes, behind, faint) for mask, log in ways)
+    torch.testing.assert_close(halves[0], one[0])
+    torch.testing.assert_close(both[0], one[0])
+    assert one[3] < 0.7 * halves[3]
+    assert one[3] < 0.7 * both[3]
 
 
 @pytest.mark.parametrize(("chunk", "layer_error"), [(1, 0.0), (2**30, 0.3), (1, 1.0)])

@@ -20,8 +20,21 @@ def test_glimpses_are_table_7s(size: int, parameters: int) -> None:
     for weight in weights[1:]:
         x = F.celu(F.group_norm(x, max(1, x.shape[1] // 16)))
         x = F.conv_transpose2d(x, weight, stride=2, padding=1)
-    x = (x + net.net[-2].bias[:, None, None]).sigmoid()[0]
+    x = (x + net.net[-1].bias[:, None, None]).sigmoid()[0]
     torch.testing.assert_close(torch.cat([color[1, 3], mask[1, 3][None]]), x, rtol=1e-4, atol=1e-5)
+
+
+def test_colours_start_from_those_given() -> None:
+    """Where the network says nothing, they are these; where it says something, it moves their logits."""
+    torch.manual_seed(0)
+    net = GlimpseGenerator(4, 3, 8)
+    z, given = torch.randn(2, 5, 4), torch.rand(2, 5, 3).clamp(0.1, 0.9)
+    (plain, mask), (moved, same_mask) = net(z), net(z, given)
+    torch.testing.assert_close(moved.logit() - plain.logit(), given.logit()[..., None, None].expand_as(plain))
+    torch.testing.assert_close(mask, same_mask)
+    torch.nn.init.zeros_(net.net[-1].weight)
+    torch.nn.init.zeros_(net.net[-1].bias)
+    torch.testing.assert_close(net(z, given)[0], given[..., None, None].expand_as(plain))
 
 
 @pytest.mark.parametrize("size", [4, 48, 0])

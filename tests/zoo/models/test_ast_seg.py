@@ -164,6 +164,19 @@ def test_the_backbone_sees_what_the_background_leaves_and_does_not_move_it() -> 
     assert background.grad is None
 
 
+def test_objects_begin_in_the_colour_of_where_their_head_looks() -> None:
+    torch.manual_seed(0)
+    model = ASTSeg(**{**SMALL, "channels": 3}, attended_color=True).eval()
+    torch.nn.init.zeros_(model.glimpses.net[-1].weight)
+    torch.nn.init.zeros_(model.glimpses.net[-1].bias)
+    image = torch.rand(2, 3, 64, 64).clamp(0.1, 0.9)
+    q = model.infer(image, torch.zeros_like(image))
+    cells = image.unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4)).mean((-1, -3))  # (B, C, 16, 16)
+    looked_at = torch.einsum("bkij,bcij->bkc", q["attention"], cells)
+    color = model.glimpses(q["z_what"], q["color"])[0]
+    torch.testing.assert_close(color, looked_at[..., None, None].expand_as(color))
+
+
 def test_a_moved_map_moves_the_box_by_as_much() -> None:
     """Localisation is equivariant: a shift of the feature map by cells shifts boxes by a cell's share of the image."""
     torch.manual_seed(0)
