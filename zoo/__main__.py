@@ -21,7 +21,10 @@ _OWN_VERBS = {
     "dashboard": "make a workspace on Weights & Biases that compares models",
     "page": "open a local page: drop or draw images, and see what a checkpoint finds in them",
 }
-_HEADLINES = ("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi")
+_HEADLINES = (
+    *("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi"),
+    *("ari_fg", "miou_fg"),
+)
 
 
 def usage() -> str:
@@ -64,7 +67,9 @@ def listing() -> str:
         metrics = ", ".join(f"{k} {record['metrics'][k]:.3f}" for k in _HEADLINES if k in record.get("metrics", {}))
         data = (record.get("data") or {}).get("name", "?")
         size = f"{record.get('parameters', 0) / 1e6:.2f} M parameters, {record['size'] / 1e6:.1f} MB"
-        checkpoints[name] = f"{record['class']} on {data}, {size}, {record['license']}: {metrics}"
+        experiment = record.get("training", {}).get("experiment")
+        by = f" by configs/{experiment}.yaml" if experiment else ""
+        checkpoints[name] = f"{record['class']} on {data}{by}, {size}, {record['license']}: {metrics}"
     lines = section("models", weights.list_models())
     lines += section("datamodules", {name: entry.summary for name, entry in registry.datamodules().items()})
     lines += section("checkpoints (zoo.load, --ckpt_path)", checkpoints)

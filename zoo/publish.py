@@ -5,7 +5,9 @@ record and measured results to zoo/checkpoints. The README's table is made of th
 """
 
 import argparse
+import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ _COLUMNS = (  # those that any checkpoint has a figure for are shown
 )
 
 
-def test(run: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of a run's best checkpoint on its test scenes, under changed arguments of the model and the data."""
-    path = weights.find(run)
+def test(checkpoint: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of a checkpoint on its test scenes, under changed arguments of the model and the data."""
+    path = weights.find(checkpoint)
     record, state = weights.read(path)
     model = weights.build_model({**record, "init_args": {**record["init_args"], **model_args}}, path)
     weights.adopt(model, record, state, path)
@@ -36,27 +38,30 @@ def test(run: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> di
     return {"data": data.name, "options": changes, "metrics": metrics}
 
 
-def publish(run: Path, name: str, variants: list[tuple[dict[str, Any], dict[str, Any]]]) -> Path:
+def publish(run: Path, name: str, variants: list[tuple[dict[str, Any], dict[str, Any]]], half: bool = False) -> Path:
     """Write zoo/checkpoints/NAME from a run folder.
 
     Args:
         run: The run folder.
         name: Of the checkpoint.
         variants: Further (model arguments, data arguments) to test under.
+        half: Keep parameters in half precision; what is tested is then rounded, too.
     """
-    results = [test(run, *arguments) for arguments in [({}, {}), *variants]]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = weights.save(weights.load(run), Path(folder, name), half=half)
+        results = [test(checkpoint, *arguments) for arguments in [({}, {}), *variants]]
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     training = {
+        "experiment": json.loads((run / "run.json").read_text(encoding="utf-8"))["experiment"],
         "seed": config["seed_everything"],
         "max_steps": config["trainer"]["max_steps"],
         "batch_size": config["data"]["init_args"]["batch_size"],
         "revision": revision.stdout.strip(),
     }
     model = weights.load(run)
-    return weights.save(
-        model, weights.SHIPPED / name, metrics=results[0]["metrics"], results=results, training=training
-    )
+    metrics = results[0]["metrics"]
+    return weights.save(model, weights.SHIPPED / name, half=half, metrics=metrics, results=results, training=training)
 
 
 def table() -> str:
@@ -83,6 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--also", action="append", default=[], metavar="KEY=VALUE,...", help="test again with these arguments, in YAML"
     )
+    parser.add_argument("--half", action="store_true", help="keep parameters in half precision")
     options = parser.parse_args()
     variants = []
     for text in options.also:
@@ -91,7 +97,7 @@ def main() -> None:
         known = weights.read_record(weights.find(options.run))["init_args"]
         in_model = {key: value for key, value in changes.items() if key in known}
         variants.append((in_model, {key: value for key, value in changes.items() if key not in known}))
-    print(publish(options.run, options.name, variants))
+    print(publish(options.run, options.name, variants, options.half))
 
 
 if __name__ == "__main__":

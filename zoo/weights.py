@@ -80,35 +80,45 @@ def adopt(model: "ObjectModel", record: dict[str, Any], state: dict[str, "Tensor
     model.facts = {key: value for key, value in record.items() if key not in _OF_THE_MODEL}
 
 
-def save(model: "ObjectModel", path: str | os.PathLike[str], **facts: Any) -> Path:
+def save(model: "ObjectModel", path: str | os.PathLike[str], *, half: bool = False, **facts: Any) -> Path:
     """Write PATH.safetensors and PATH.json, from which `load` rebuilds the model.
 
     Args:
         model: Any model of the zoo.
         path: Where, without a suffix.
+        half: Keep parameters in half precision, in half the space; `load` makes them single again.
         **facts: What else the record should say, as JSON: metrics, how it was trained, ...
 
     Returns:
         The path of the safetensors file.
+
+    Raises:
+        ValueError: A parameter is too large for half precision.
     """
     base = Path(path)
     base.parent.mkdir(parents=True, exist_ok=True)
-    payload, record = pack(model, **facts)
+    payload, record = pack(model, half=half, **facts)
     write_whole(base.with_name(base.name + ".safetensors"), payload)
     write_whole(base.with_name(base.name + ".json"), (json.dumps(record, indent=2) + "\n").encode())
     return base.with_name(base.name + ".safetensors")
 
 
-def pack(model: "ObjectModel", **facts: Any) -> tuple[bytes, dict[str, Any]]:
+def pack(model: "ObjectModel", *, half: bool = False, **facts: Any) -> tuple[bytes, dict[str, Any]]:
     """What a checkpoint consists of: the content of its safetensors file, and its record.
 
     Args:
         model: Any model of the zoo.
+        half: Keep parameters in half precision.
         **facts: What else the record should say, as JSON; beside what is known of a model that was loaded.
     """
     from safetensors.torch import save as to_bytes
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:  # but not buffers, such as counts and variances of batch normalisation
+        state |= {name: state[name].half() for name, _ in model.named_parameters()}
+        large = [name for name, value in state.items() if not value.isfinite().all()]
+        if large:
+            raise ValueError(f"{', '.join(large)} cannot be kept in half precision: save with half=False")
     payload = to_bytes(state, metadata={"format": "pt"})
     data = model.data_record and {**model.data_record, "init_args": _portable(model.data_record["init_args"])}
     record = {

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import zoo
 from zoo import registry, weights
@@ -18,14 +19,17 @@ def test_checkpoints_are_listed_with_data_metrics_size_and_licence() -> None:
     lines = {line.split()[0]: line for line in listing().splitlines() if line.startswith("  ")}
     for path in weights.SHIPPED.glob("*.safetensors"):
         record = json.loads(path.with_suffix(".json").read_text())
-        said = re.search(r"(\w+) on ([\w.-]+), ([\d.]+) M parameters, ([\d.]+) MB, ([\w.-]+): (.*)", lines[path.stem])
+        said = re.search(
+            r"(\w+) on ([\w.-]+) by (\S+), ([\d.]+) M param.*, ([\d.]+) MB, ([\w.-]+): (.*)", lines[path.stem]
+        )
         assert said, lines[path.stem]
         assert said[1] == record["class"]
         assert said[2] == record["data"]["name"]
-        assert float(said[3]) == pytest.approx(record["parameters"] / 1e6, abs=0.005)
-        assert float(said[4]) == pytest.approx(path.stat().st_size / 1e6, abs=0.05)
-        assert said[5] == "apache-2.0"
-        assert f"ap50 {record['metrics']['ap50']:.3f}" in said[6]
+        assert yaml.safe_load(Path(said[3]).read_text())["model"]["class_path"] in (said[1], "DAIR")
+        assert float(said[4]) == pytest.approx(record["parameters"] / 1e6, abs=0.005)
+        assert float(said[5]) == pytest.approx(path.stat().st_size / 1e6, abs=0.05)
+        assert said[6] == "apache-2.0"
+        assert f"ap50 {record['metrics']['ap50']:.3f}" in said[7]
     assert {*registry.models(), *registry.datamodules()} <= lines.keys()
 
 

@@ -7,7 +7,7 @@ import torch
 
 import zoo
 from zoo import weights
-from zoo.models import SPAIR
+from zoo.models import SPAIR, ASTSeg
 
 SMALL = {"channels": 1, "backbone_channels": 8, "encoder_hidden": [16], "decoder_hidden": [16], "what_dim": 4}
 
@@ -31,6 +31,26 @@ def test_every_checkpoint_that_comes_with_the_zoo_loads_and_says_what_it_is() ->
         size = (Path(weights.__file__).parent / "checkpoints" / f"{name}.safetensors").stat().st_size
         assert size < 16e6
     assert set(zoo.list_models()) >= {"SPAIR"}
+
+
+def test_half_precision_keeps_parameters_to_three_digits_in_half_the_space(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ASTSeg(pretrained=False, segformer="nvidia/mit-b0", image_size=64, encoder_layers=1, encoder_dropout=0.0)
+    buffers = [name for name, _ in model.named_buffers() if "running" in name and name in model.state_dict()]
+    assert buffers
+    for name in buffers:
+        model.get_buffer(name).uniform_(0.5, 1e6)  # variances of large activations
+    whole, half = zoo.save(model, tmp_path / "whole"), zoo.save(model, tmp_path / "half", half=True)
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    loaded = zoo.load(half)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    for name, value in loaded.named_parameters():
+        torch.testing.assert_close(value, model.get_parameter(name), rtol=1e-3, atol=1e-6)
+    assert all(loaded.get_buffer(name).equal(model.get_buffer(name)) for name in buffers)
+    model.background_activation.data.fill_(1e5)
+    with pytest.raises(ValueError, match="background_activation cannot be kept in half precision"):
+        zoo.save(model, tmp_path / "large", half=True)
+    assert not (tmp_path / "large.safetensors").exists()
 
 
 def test_unknown_names_list_the_known_and_the_close_ones() -> None:
