@@ -2,13 +2,16 @@
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from zoo import publish, registry, results
+import zoo
+from zoo import cli, curriculum, publish, registry, results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,6 +74,22 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert list(Path("runs").rglob("predictions.npz"))
     for path in ("found/predictions.json", "sheet.png", "spair-multimnist.onnx", "comparison/results.md"):
         assert Path(path).is_file(), path
+
+
+def test_the_curriculum_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, on small data and few steps, each phase in this process."""
+    in_process = SimpleNamespace(
+        run=lambda command, check: cli.main(command[3:]), CalledProcessError=subprocess.CalledProcessError
+    )
+    monkeypatch.setattr(curriculum, "subprocess", in_process)
+    monkeypatch.setenv("ZOO_DATA", str(tmp_path / "data"))
+    small = [f"--data.init_args.{key}={value}" for key, value in SMALL.items() if key != "source"]
+    few = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
+    lines = [arguments[2:] for _, *arguments in commands() if arguments[:2] == ["-m", "zoo.curriculum"]]
+    assert lines
+    for line in lines:
+        last = curriculum.main([*line, *small, *few, f"--runs={tmp_path}", "--wandb=disabled"])
+        assert zoo.load(last).steps_trained == 2
 
 
 def test_make_targets_that_it_names_are_there() -> None:

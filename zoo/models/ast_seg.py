@@ -21,7 +21,7 @@ From random weights it learns slowly if at all. Cures, off by default, our own, 
   which have no gradient towards better ones. `layer_error` closes it: an object has to look right by itself.
 - `attended_color` starts an object from the colour where its head looks, which from z_what alone is long learned.
 - `slot_weight` is against several heads on one object, and heads on patterns of the ground; `object_entropy_weight`,
-  from the paper's first version, is too, but spares large objects at the cost of small ones.
+  from the paper's first version, did less in its place.
 - `encoder_residual` starts from an encoder that changes nothing.
 """
 
@@ -90,7 +90,8 @@ class ASTSeg(ObjectModel):
         attention_gain: A cure: factor on attention logits.
         see_background: A cure: the backbone sees what the background leaves of the image too, doubled: (B, 2 C, H, W).
         attention_spread: A cure: pulls each head's attention to a place of its own, as a Gaussian of this precision
-            would (the image reaches from -1 to 1). Where it fades out in the first 10,000 steps, heads crowd together.
+            would (the image reaches from -1 to 1). Meant to fade out once heads have objects: before, they crowd
+            together; as long as it stays, they miss objects far from their places.
         scale_bias: A cure: added to scale logits; -2 starts with a scale of about 4.
         scale_gain: A cure: factor on scale logits. 0 keeps glimpses at one size; meant to rise to 1 when places are
             learned, as until then glimpses grow to their largest, and stay there.
