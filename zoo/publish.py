@@ -42,26 +42,32 @@ def publish(run: Path, name: str, variants: list[tuple[dict[str, Any], dict[str,
     """Write zoo/checkpoints/NAME from a run folder.
 
     Args:
-        run: The run folder.
+        run: The run folder, or a checkpoint of the zoo to be tested anew.
         name: Of the checkpoint.
         variants: Further (model arguments, data arguments) to test under.
         half: Keep parameters in half precision; what is tested is then rounded, too.
     """
+    model = weights.load(run)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = weights.save(weights.load(run), Path(folder, name), half=half)
+        checkpoint = weights.save(model, Path(folder, name), half=half)
         results = [test(checkpoint, *arguments) for arguments in [({}, {}), *variants]]
+    facts = {"metrics": results[0]["metrics"], "results": results, "training": _training(run)}
+    return weights.save(model, weights.SHIPPED / name, half=half, **facts)
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """How a run was trained; of a checkpoint, what it says itself."""
+    if not (run / "config.yaml").is_file():
+        return weights.read_record(weights.find(run))["training"]
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    training = {
+    return {
         "experiment": json.loads((run / "run.json").read_text(encoding="utf-8"))["experiment"],
         "seed": config["seed_everything"],
         "max_steps": config["trainer"]["max_steps"],
         "batch_size": config["data"]["init_args"]["batch_size"],
         "revision": revision.stdout.strip(),
     }
-    model = weights.load(run)
-    metrics = results[0]["metrics"]
-    return weights.save(model, weights.SHIPPED / name, half=half, metrics=metrics, results=results, training=training)
 
 
 def table() -> str:
@@ -83,7 +89,7 @@ def table() -> str:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m zoo.publish", description=__doc__)
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help="run folder, or a checkpoint to be tested anew")
     parser.add_argument("name", help="name of the checkpoint")
     parser.add_argument(
         "--also", action="append", default=[], metavar="KEY=VALUE,...", help="test again with these arguments, in YAML"
