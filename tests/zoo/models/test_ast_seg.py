@@ -227,7 +227,7 @@ def test_masks_boxes_and_presence_say_who_has_which_pixels() -> None:
         "log_activation": odds.log(),
         "z_what": torch.zeros(1, 3, 8),
     }
-    model.glimpses.forward = lambda z_what: (torch.rand(1, 3, 1, 16, 16), torch.ones(1, 3, 16, 16))
+    model.glimpses.forward = lambda z_what, color: (torch.rand(1, 3, 1, 16, 16), torch.ones(1, 3, 16, 16))
     with torch.no_grad():
         scene = model(torch.rand(1, 1, 64, 64))
     expected = torch.zeros(64, 64, dtype=torch.long)
