@@ -115,10 +115,10 @@ def pack(model: "ObjectModel", *, half: bool = False, **facts: Any) -> tuple[byt
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if half:  # but not buffers, such as counts and variances of batch normalisation
-        state |= {name: state[name].half() for name, _ in model.named_parameters()}
-        large = [name for name, value in state.items() if not value.isfinite().all()]
-        if large:
+        halves = {name: state[name].half() for name, _ in model.named_parameters()}
+        if large := [name for name, value in halves.items() if not value.isfinite().all()]:
             raise ValueError(f"{', '.join(large)} cannot be kept in half precision: save with half=False")
+        state |= halves
     payload = to_bytes(state, metadata={"format": "pt"})
     data = model.data_record and {**model.data_record, "init_args": _portable(model.data_record["init_args"])}
     record = {
