@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -21,6 +22,7 @@ from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundE
 
 TIMEOUT = 20.0  # seconds without an answer
 PIECE = 2**20  # bytes at a time
+UNPACKING = ".unpacking."  # how folders begin whose content is not complete yet; a killed process leaves one behind
 QUIETLY = {"unit": "B", "unit_scale": True, "delay": 1.5, "leave": False, "disable": None}  # how progress is shown
 
 
@@ -47,14 +49,14 @@ def download(url: str, path: Path, *, sha256: str | None = None) -> Path:
         if not path.exists():
             try:
                 _fetch(url, part)
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            except CacheError:
+                raise
+            except (OSError, http.client.HTTPException) as error:  # of the network: URLError is an OSError too
                 size = f"; {part.stat().st_size} bytes are kept in {part}" if part.exists() else ""
                 raise DatasetNotFoundError(
                     f"cannot download {url} ({error}){size}; try again, which goes on from there, or download it by "
                     f"other means and put it at {path}"
                 ) from error
-            except OSError as error:
-                raise CacheError(f"cannot write {part}: {error}; {FIX}") from error
             _verify(part, url, sha256)
             part.replace(path)
         elif sha256 is not None:
@@ -81,13 +83,26 @@ def _fetch(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = None if length is None else have + int(length)
         bar = tqdm(desc=part.stem, total=total, initial=have, **QUIETLY)
-        with part.open("ab" if have else "wb") as file, bar:
+        with _writing(part):
+            file = part.open("ab" if have else "wb")
+        with file, bar:
             while piece := response.read(PIECE):
-                file.write(piece)
+                with _writing(part):
+                    file.write(piece)
+                    file.flush()
                 have += len(piece)
                 bar.update(len(piece))
     if total is not None and have < total:
         raise http.client.IncompleteRead(b"", total - have)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Generator[None, None, None]:
+    """Tell errors of the disk from those of the network, which may be of the same type."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(f"cannot write {path}: {error}; {FIX}") from error
 
 
 def _verify(path: Path, url: str, sha256: str | None) -> None:
@@ -101,6 +116,9 @@ def _verify(path: Path, url: str, sha256: str | None) -> None:
             f"{url} is not the file that was published: its SHA-256 is {found}, expected {sha256}; it was deleted: try "
             "again, or download it by other means"
         )
+
+
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -120,7 +138,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise DatasetNotFoundError(f"{archive} is not there")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=folder, prefix=".unpacking."))
+        staging = Path(tempfile.mkdtemp(dir=folder, prefix=UNPACKING))
     except OSError as error:
         raise CacheError(f"cannot write the folder {folder}: {error}; {FIX}") from error
     try:
@@ -134,7 +152,7 @@ def unpack(archive: Path, folder: Path) -> None:
             target = folder / source.relative_to(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         if not isinstance(error, OSError) or error.errno is None:  # gzip's error of a wrong checksum has no number
             raise DatasetCorruptError(
                 f"{archive} is damaged or no archive ({error}); delete it to have it downloaded again"
@@ -167,6 +185,11 @@ def _members(archive: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
                     yield member.name, _content(tar, member)
                 bar.update(raw.tell() - bar.n)
             stream: Any = tar.fileobj
+            if stream is raw:
+                # Not compressed and so without a checksum; a damaged header ends it for tarfile as the last block does.
+                raw.seek(tar.offset)
+                if raw.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("it ends before the block that marks its end")
             while stream.read(PIECE):  # the checksum comes after the last member
                 pass
 

@@ -90,7 +90,7 @@ def cached(
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file, made if need be; the system releases it if the process dies.
 
-    Without effect where the system or the file system has no locks.
+    Without effect where the system has no locks, or, with a warning, the file system.
 
     Args:
         path: The lock file; it stays behind, empty.
@@ -105,8 +105,10 @@ def locked(path: Path) -> Iterator[None]:
         raise CacheError(f"cannot write the folder {path.parent}: {error}; {FIX}") from error
     with file:
         if fcntl is not None:
-            with contextlib.suppress(OSError):  # some network file systems
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:  # some network file systems
+                log.warning("%s cannot be locked (%s): let one process alone prepare the data first", path, error)
         yield  # closing the file unlocks it
 
 

@@ -79,11 +79,16 @@ class CLEVRTEXParameters:
 
     @property
     def name(self) -> str:
-        """`clevrtex-full-128` or `clevrtex-synthetic-full-128`, with parts for what departs from the defaults."""
+        """`clevrtex-full-128` or `clevrtex-synthetic-full-128`, with parts for what departs from the defaults.
+
+        The number of validation scenes alone is left out: no figure of the test tells of it.
+        """
         synthetic = self.source == "synthetic"
         parts = ["clevrtex", *["synthetic"] * synthetic, self.variant, size_name(self.size)]
         parts += [range_name(self.counts)] * (self.counts != (3, MAX_OBJECTS))
         parts += [f"n{self.num_train}"] * (self.num_train not in (None, SYNTHETIC["train"] if synthetic else None))
+        parts += [f"test{self.num_test}"] * (self.num_test not in (None, SYNTHETIC["test"] if synthetic else None))
+        parts += [self.label] * (self.label != "shape")
         parts += [f"s{self.seed}"] * (synthetic and self.seed != 0)
         return "-".join(parts)
 

@@ -15,13 +15,14 @@ are given here as they are in the data.
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from datamodules.archives import UNPACKING, unpack
 from datamodules.archives import download as fetch
-from datamodules.archives import unpack
 from datamodules.cache import cache_folder, data_folder, locked
 from datamodules.converted import (
     Array,
+    Fields,
     centre_crop,
     converted,
     pack_scene,
@@ -69,7 +71,8 @@ class Published:
     Args:
         variant: One of `VARIANTS`.
         root: Folder that holds `clevrtex_VARIANT`, or that folder; null: `clevrtex` in `data_dir`.
-        download: Whether to download what is not there.
+        download: Whether to download the files when they are needed and not there: what was converted from them needs
+            them no more.
         data_dir: Folder of all data.
 
     Attributes:
@@ -84,8 +87,7 @@ class Published:
         name = f"clevrtex_{variant}"
         self.folder = place if place.name == name else place / name
         self.cache = cache_folder(data)
-        if download and not self.folder.exists():
-            _download(self.folder, variant)
+        self.download = download
 
     @functools.cached_property
     def images(self) -> list[Path]:
@@ -93,12 +95,45 @@ class Published:
         return find_images(self.folder, self.variant)
 
     @functools.cached_property
-    def source(self) -> dict[str, Any] | None:
-        """What tells these files from others; null: they are no longer there."""
-        if not self.folder.exists():
-            return None
-        ends = [path.stat().st_size for path in (self.images[0], self.images[-1])]
-        return {"images": len(self.images), "bytes_of_ends": ends}
+    def _source(self) -> dict[str, Any]:
+        """What tells these files from others: how many images, names and sizes of all files."""
+        digest = hashlib.sha256()
+        for path in self.images:
+            sizes = [path.with_name(f"{path.stem}{ending}").stat().st_size for ending in (".png", *_BESIDE)]
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {sizes}".encode())
+        return {"images": len(self.images), "sha256_of_names_and_sizes": digest.hexdigest()}
+
+    def _converted(
+        self,
+        name: str,
+        parameters: dict[str, Any],
+        fields: Fields,
+        read: Callable[[int], Iterator[dict[str, Array]]],
+        total: int | None = None,
+    ) -> Path:
+        """Convert these files, which are downloaded first where that is asked for; without them, what is there serves.
+
+        The folder's own path is a parameter: what was converted from one folder never goes for another's.
+        """
+        parameters |= {"variant": self.variant, "folder": str(self.folder.resolve()), "version": VERSION}
+        choice = (self.cache, f"clevrtex-{self.variant}-{name}", parameters)
+        try:
+            source = self._source
+        except DatasetNotFoundError as error:
+            missing = error
+        else:
+            return converted(*choice, source, fields, read, total)
+
+        def refuse(start: int) -> Iterator[dict[str, Array]]:
+            raise missing
+
+        try:
+            return converted(*choice, None, fields, refuse, total)
+        except DatasetNotFoundError:
+            if not self.download or self.folder.exists():
+                raise
+        _download(self.folder, self.variant)
+        return converted(*choice, self._source, fields, read, total)
 
     @functools.cached_property
     def _vocabulary(self) -> Path:
@@ -111,10 +146,7 @@ class Published:
             for name in sorted(found)[start:]:
                 yield {"names": np.frombuffer(name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0"), np.uint8)}
 
-        parameters = {"variant": self.variant, "version": VERSION}
-        fields = {"names": ((NAME_BYTES,), "uint8")}
-        name = f"clevrtex-{self.variant}-materials"
-        return converted(self.cache, name, parameters, self.source, fields, read)
+        return self._converted("materials", {}, {"names": ((NAME_BYTES,), "uint8")}, read)
 
     @functools.cached_property
     def materials(self) -> tuple[str, ...]:
@@ -162,15 +194,9 @@ class Published:
             for path in self.images[first + begin : last]:
                 yield read_scene(path, self.variant, size, number)
 
-        return converted(
-            self.cache,
-            f"clevrtex-{self.variant}-{split}-{size_name(size)}",
-            {"variant": self.variant, "split": split, "size": size, "images": images, "version": VERSION},
-            self.source,
-            scene_fields(size, MAX_OBJECTS, ("shape", "material", "size")),
-            read,
-            last - first,
-        )
+        fields = scene_fields(size, MAX_OBJECTS, ("shape", "material", "size"))
+        parameters = {"split": split, "size": size, "images": images}
+        return self._converted(f"{split}-{size_name(size)}", parameters, fields, read, last - first)
 
 
 def find_images(folder: Path, variant: str) -> list[Path]:
@@ -186,13 +212,13 @@ def find_images(folder: Path, variant: str) -> list[Path]:
     """
     pattern = re.compile(rf"CLEVRTEX_{variant}_(\d{{6}})\.png")
     images: dict[int, Path] = {}
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder, followlinks=True):
         there = set(names)
         for name in names:
             if (match := pattern.fullmatch(name)) is None:
                 continue
             index, path = int(match[1]), Path(parent, name)
-            for ending in ("_flat.png", ".json"):
+            for ending in _BESIDE:
                 if f"{path.stem}{ending}" not in there:
                     raise DatasetCorruptError(f"{path} is there without {path.stem}{ending}; {_FIX.format(folder)}")
             if index in images:
@@ -219,6 +245,7 @@ def find_images(folder: Path, variant: str) -> list[Path]:
     return [images[index] for index in range(len(images))]
 
 
+_BESIDE = ("_flat.png", ".json")  # each image has them
 _FIX = "unpack its archives again, or delete {} to have them downloaded again"
 _BY_HAND = f"Download its archives from {PAGE} and unpack them in {{}}"
 
@@ -293,6 +320,8 @@ def _download(folder: Path, variant: str) -> None:
     with locked(root / f".{folder.name}.lock"):
         if folder.exists():  # another process was faster
             return
+        for left in staging.glob(f"{UNPACKING}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         for name in ARCHIVES[variant]:
             done = staging / f"{name}.done"
             if not done.exists():
@@ -301,9 +330,16 @@ def _download(folder: Path, variant: str) -> None:
                 done.touch()
                 archive.unlink()
         inside = staging / folder.name if (staging / folder.name).is_dir() else staging
-        find_images(inside, variant)  # is it complete?
-        for done in staging.glob("*.done"):
-            done.unlink()
+        try:
+            find_images(inside, variant)  # is it complete?
+        except (DatasetCorruptError, DatasetNotFoundError) as error:
+            raise DatasetCorruptError(
+                f"what was downloaded of CLEVRTEX {variant!r} is not complete ({error}). The next attempt downloads "
+                f"all archives again; if that does not help either, delete {staging} before"
+            ) from error
+        finally:
+            for done in staging.glob("*.done"):
+                done.unlink()
         inside.rename(folder)
         with contextlib.suppress(OSError):
             shutil.rmtree(staging)

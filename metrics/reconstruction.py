@@ -23,7 +23,8 @@ class ReconstructionError(Metric):
 
     NaN without any image; `normalized` is NaN or infinite where all images are black. Images may differ in size from
     one batch to the next. `update` does not wait for a GPU, and the states do not depend on `reduction`, so that a
-    `MetricCollection` of several updates only one.
+    `MetricCollection` of several updates only one. Sums carry what float32 rounds off, so that it does not add up over
+    many batches.
 
     Args:
         reduction: One of the four.
@@ -37,7 +38,7 @@ class ReconstructionError(Metric):
     is_differentiable = False
     full_state_update = False
 
-    squared_error: Tensor
+    squared_error: Tensor  # (2,) the sum, and what was rounded off it
     squared_image: Tensor
     values: Tensor
     images: Tensor
@@ -48,7 +49,7 @@ class ReconstructionError(Metric):
             raise ValueError(f"reduction is {reduction!r}, expected one of {get_args(Reduction)}")
         self.reduction = reduction
         for state in ("squared_error", "squared_image"):
-            self.add_state(state, torch.tensor(0.0), dist_reduce_fx="sum")
+            self.add_state(state, torch.zeros(2), dist_reduce_fx="sum")
         for state in ("values", "images"):
             self.add_state(state, torch.tensor(0), dist_reduce_fx="sum")
 
@@ -69,16 +70,24 @@ class ReconstructionError(Metric):
                 raise ValueError(f"{name} has type {value.dtype}, expected floating-point values in [0, 1]")
         target = image.detach().float()
         error = (reconstruction.detach().float() - target).square().sum()
-        self.squared_error = self.squared_error + error  # never in place: processes may share a state's memory
-        self.squared_image = self.squared_image + target.square().sum()
+        self.squared_error = _add(self.squared_error, error)  # never in place: processes may share a state's memory
+        self.squared_image = _add(self.squared_image, target.square().sum())
         self.values = self.values + image.numel()
         self.images = self.images + len(image)
 
     def compute(self) -> Tensor:
         """Return the error, a scalar of at least 0 or NaN."""
-        if self.reduction == "sum":
-            return self.squared_error / self.images
-        if self.reduction == "normalized":
-            return self.squared_error / self.squared_image
-        mean = self.squared_error / self.values
-        return mean.sqrt() if self.reduction == "root_mean" else mean
+        squared_error, squared_image = (
+            total.cpu().double().sum() for total in (self.squared_error, self.squared_image)
+        )
+        divisors = {"sum": self.images, "normalized": squared_image}
+        value = squared_error / divisors.get(self.reduction, self.values).cpu()
+        return (value.sqrt() if self.reduction == "root_mean" else value).float().to(self.device)
+
+
+def _add(total: Tensor, value: Tensor) -> Tensor:
+    """A float32 sum and what was rounded off it, (2,), with a scalar added: Knuth's exact sum of two numbers."""
+    old, rest = total.unbind()
+    new = old + value
+    added = new - old
+    return torch.stack([new, rest + (old - (new - added)) + (value - added)])

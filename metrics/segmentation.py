@@ -135,7 +135,8 @@ class MeanIoU(_MeanOverImages):
       with what it was matched with. Images without objects are left out.
 
     Where several matchings are equally good, or the solver pairs masks that share no pixel, the published programs'
-    score depends on the order of masks: such a pair counts once there, twice here, so that ours is at most theirs.
+    score depends on the order of masks: such a pair counts once there, twice here, so that ours is at most theirs. The
+    better the masks, the closer: an image in which each object is found, and nothing else, has the same score.
 
     Args:
         include_background: Whether the true background counts as a mask.

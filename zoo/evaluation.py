@@ -55,6 +55,7 @@ class SceneMetrics(nn.Module):
       (GMAIR's "ACC"); `nmi`: normalized mutual information of their categories and classes.
     - `ari_fg`: adjusted Rand index over the pixels of true objects; `miou`: mean IoU of masks under the best one-to-one
       matching, background included (AST-Seg's tables); `miou_fg`: without the true background (ClevrTex's `mIoU_fg`);
+      both at most the published programs' (see `MeanIoU`);
       `msc_fg`: best IoU with any predicted mask, mean over true objects. All are means over images; those without
       objects count for `miou` alone.
     - `mse`: squared error of a pixel; `normalized_error`: squared error over squared intensity, both over all images;

@@ -4,8 +4,10 @@ import http.server
 import io
 import os
 import re
+import ssl
 import tarfile
 import threading
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -98,6 +100,30 @@ def test_what_is_not_there_and_where_it_cannot_go(server, tmp_path, monkeypatch)
         download(f"{server}/x.bin", tmp_path / "file" / "x.bin")
 
 
+@pytest.mark.parametrize("error", [OSError(113, "No route to host"), ssl.SSLError("bad record"), TimeoutError()])
+def test_errors_of_the_network_are_not_called_a_full_disk(server, tmp_path, monkeypatch, error):
+    answer = urllib.request.urlopen
+
+    def break_off(*args: object, **kwargs: object) -> object:
+        response, rest = answer(*args, **kwargs), [b"begun"]
+        monkeypatch.setattr(response, "read", lambda _: rest.pop() if rest else _raise(error))
+        return response
+
+    monkeypatch.setattr(urllib.request, "urlopen", break_off)
+    with pytest.raises(DatasetNotFoundError, match=r"5 bytes are kept in .*x\.bin\.part"):
+        download(f"{server}/x.bin", tmp_path / "x.bin")
+
+
+def test_a_full_disk_is_not_called_an_error_of_the_network(server, tmp_path):
+    (tmp_path / "x.bin.part").symlink_to("/dev/full")
+    with pytest.raises(CacheError, match=r"cannot write .*x\.bin\.part.*No space left"):
+        download(f"{server}/x.bin", tmp_path / "x.bin")
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 FILES = {"a/1.txt": b"one" * 5000, "a/b/2.txt": b"two", "3.txt": b""}
 
 
@@ -109,7 +135,7 @@ def pack(path: Path, files: dict[str, bytes] = FILES, **odd: object) -> Path:
             for name, content in files.items():
                 archive.writestr(name, content)
         return path
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+    with tarfile.open(path, {".gz": "w:gz", ".xz": "w:xz"}.get(path.suffix, "w")) as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -122,7 +148,7 @@ def pack(path: Path, files: dict[str, bytes] = FILES, **odd: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz"])
+@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tar.xz"])
 def test_archives_are_unpacked_over_what_is_there(tmp_path, name):
     folder = tmp_path / "to"
     (folder / "a").mkdir(parents=True)
@@ -160,11 +186,29 @@ def test_links_in_a_zip_file_are_refused(tmp_path):
         unpack(tmp_path / "x.zip", tmp_path / "to")
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut short by a few bytes", "checksum", "bit in a zip", "no archive"])
+@pytest.mark.parametrize("damage", ["end", "header"])
+def test_a_tar_file_without_checksum_is_read_to_its_end(tmp_path, damage):
+    content = bytearray(pack(tmp_path / "x.tar").read_bytes())
+    if damage == "end":  # between two members
+        del content[512 + 15_360 :]
+    else:  # of the second member
+        content[512 + 15_360 + 10] ^= 1
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(DatasetCorruptError, match=r"x\.tar is damaged.*before the block that marks its end"):
+        unpack(tmp_path / "x.tar", tmp_path / "to")
+    assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "bits in an xz file", "cut short by a few bytes", "checksum", "bit in a zip", "none"]
+)
 def test_damaged_archives_leave_nothing(tmp_path, damage):
-    path = pack(tmp_path / ("x.zip" if damage == "bit in a zip" else "x.tar.gz"), {"a": os.urandom(100_000)})
+    name = {"bit in a zip": "x.zip", "bits in an xz file": "x.tar.xz"}.get(damage, "x.tar.gz")
+    path = pack(tmp_path / name, {"a": os.urandom(100_000)})
     content = bytearray(path.read_bytes())
-    if damage == "cut":
+    if damage == "bits in an xz file":
+        content[50_000:50_010] = bytes(10)
+    elif damage == "cut":
         del content[50_000:]
     elif damage == "cut short by a few bytes":
         del content[-6:]
@@ -175,7 +219,7 @@ def test_damaged_archives_leave_nothing(tmp_path, damage):
     else:
         content[:] = gzip.compress(b"<html>no such file</html>")
     path.write_bytes(content)
-    with pytest.raises(DatasetCorruptError, match=r"x\.(zip|tar\.gz) is damaged or no archive"):
+    with pytest.raises(DatasetCorruptError, match=r"x\.(zip|tar\.gz|tar\.xz) is damaged or no archive"):
         unpack(path, tmp_path / "to")
     assert not list((tmp_path / "to").iterdir())
     with pytest.raises(DatasetNotFoundError, match="not there"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules import cache
 from datamodules.cache import cache_folder, cached, data_folder
 from datamodules.errors import CacheError
 
@@ -129,3 +130,12 @@ def test_data_folder(monkeypatch):
     assert data_folder("/else") == Path("/else")
     monkeypatch.delenv("ZOO_DATA")
     assert data_folder(None) == Path("data")
+
+
+def test_missing_locks_are_told(tmp_path, monkeypatch, caplog):
+    def flock(*_: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(cache.fcntl, "flock", flock)
+    assert same(cached(tmp_path, "x", MANIFEST, build))
+    assert "cannot be locked (no locks available)" in caplog.text

@@ -128,12 +128,44 @@ def test_what_was_converted_outlasts_the_files(root):
     shutil.rmtree(root / "clevrtex_full")
     after = CLEVRTEXDataModule(root=str(root), label="material")
     after.prepare_data()
-    assert after.name == before.name == "clevrtex-full-128-20images"
+    assert after.name == before.name == "clevrtex-full-128-material-20images"
     assert after.class_names == MATERIALS
     for split in ("train", "val", "test"):
         assert torch.equal(after.datasets[split][0]["image"], before.datasets[split][0]["image"])
     with pytest.raises(DatasetNotFoundError, match="no images of CLEVRTEX 'full'"):
         CLEVRTEX("train", root=str(root), image_size=64)
+    (root / "clevrtex_full").mkdir()  # as after unpacking that was cut short
+    assert len(CLEVRTEX("train", root=str(root))) == 16
+
+
+def test_each_folder_has_a_conversion_of_its_own(root, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(root / "clevrtex_full", other / "clevrtex_full")
+    for ending in (".png", "_flat.png", ".json"):
+        last, first = (Path(f"{stem(other, 'full', index)}{ending}") for index in (19, 18))
+        last.write_bytes(first.read_bytes())
+    both = [CLEVRTEX("train", root=str(folder)) for folder in (root, other)]
+    assert not torch.equal(both[0][15]["image"], both[1][15]["image"])
+    shutil.rmtree(root)
+    assert torch.equal(CLEVRTEX("train", root=str(root))[15]["image"], both[0][15]["image"])
+    with pytest.raises(DatasetNotFoundError, match="nowhere"):
+        CLEVRTEX("train", root=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("ending", [".png", "_flat.png", ".json"])
+def test_changed_files_are_read_again(root, ending, caplog):
+    CLEVRTEX("train", root=str(root))
+    with Path(f"{stem(root, 'full', 11)}{ending}").open("ab") as file:
+        file.write(b" ")
+    with caplog.at_level("WARNING", "datamodules"):
+        CLEVRTEX("train", root=str(root))
+    assert "made with other source" in caplog.text
+
+
+def test_folders_may_be_links(root, tmp_path):
+    (root / "clevrtex_full" / "0").rename(tmp_path / "elsewhere")
+    (root / "clevrtex_full" / "0").symlink_to(tmp_path / "elsewhere")
+    assert len(CLEVRTEX("train", root=str(root))) == 16
 
 
 def test_a_part_of_the_data_warns(root):
@@ -233,11 +265,27 @@ def test_archives_are_downloaded_and_a_failed_download_goes_on(root, server, tmp
     assert [path.name for path in (to / "clevrtex_full").iterdir()] == ["0"]
 
 
-def test_an_archive_that_lacks_images_does_not_become_the_data(server, tmp_path):
+def test_an_archive_that_lacks_images_does_not_become_the_data(root, server, tmp_path):
+    right = (server / "clevrtex_full_part2.tar.gz").rename(server / "kept")
     shutil.copy(server / "clevrtex_full_part1.tar.gz", server / "clevrtex_full_part2.tar.gz")
-    with pytest.raises(DatasetCorruptError, match=r"index 19, but not 4 to 7: an archive is missing"):
+    with pytest.raises(DatasetCorruptError, match=r"index 19, but not 4 to 7: an archive is missing.*next attempt"):
         CLEVRTEX("train", root=str(tmp_path / "to"), download=True)
     assert not (tmp_path / "to" / "clevrtex_full").exists()
+    right.rename(server / "clevrtex_full_part2.tar.gz")
+    left = tmp_path / "to" / ".clevrtex_full.part" / ".unpacking.x" / "0"  # by a process that was killed
+    left.mkdir(parents=True)
+    shutil.copy(f"{stem(root, 'full', 3)}.png", left)
+    assert len(CLEVRTEX("train", root=str(tmp_path / "to"), download=True)) == 16
+
+
+def test_what_was_converted_is_not_downloaded_again(server, tmp_path):
+    to = tmp_path / "to"
+    CLEVRTEX("train", root=str(to), download=True)
+    shutil.rmtree(to / "clevrtex_full")
+    shutil.rmtree(server)
+    assert len(CLEVRTEX("train", root=str(to), download=True)) == 16
+    with pytest.raises(DatasetNotFoundError, match="part1"):
+        CLEVRTEX("train", root=str(to), download=True, image_size=64)
 
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "clevrtex_sample"
@@ -311,11 +359,11 @@ def test_names_tell_the_data_apart(root):
     assert CLEVRTEXParameters(source="synthetic", variant="outd", image_size=64).name == "clevrtex-synthetic-outd-64"
     variants = [
         {}, {"variant": "camo"}, {"image_size": 64}, {"image_size": [64, 48]}, {"num_objects": [3, 6]},
-        {"num_train": 50}, {"seed": 2}, {"source": "published"},
+        {"num_train": 50}, {"num_test": 50}, {"label": "size"}, {"seed": 2}, {"source": "published"},
     ]  # fmt: skip
     names = {CLEVRTEXParameters(**{"source": "synthetic", **variant}).name for variant in variants}
     assert len(names) == len(variants)
-    same = CLEVRTEXParameters(source="synthetic", num_train=10_000, num_val=7, label="size", num_objects=[3, 10])
+    same = CLEVRTEXParameters(source="synthetic", num_train=10_000, num_val=7, num_test=1_000, num_objects=[3, 10])
     assert same.name == "clevrtex-synthetic-full-128"
 
 

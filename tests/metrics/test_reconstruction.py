@@ -55,6 +55,15 @@ def test_precision_of_the_model_does_not_matter():
     assert metric.compute().item() == pytest.approx(exact.compute().item(), rel=1e-5)
 
 
+def test_rounding_does_not_add_up_over_many_batches():
+    """Plain float32 sums would be off by 1e-4 here."""
+    image = torch.zeros(1, 3, 24, 32)
+    metric = ReconstructionError("sum")
+    for _ in range(20_000):
+        metric.update(image + 0.3, image)
+    assert metric.compute().item() == pytest.approx((image + 0.3).square().sum().item(), rel=1e-7)
+
+
 def evaluate_share(rank: int) -> dict[str, Tensor]:
     return evaluate(make_batches()[:1] if rank else make_batches()[1:])
 
