@@ -8,6 +8,7 @@ goes on where it was: what is done is not done again.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -50,7 +51,8 @@ def main(args: Sequence[str] | None = None) -> Path:
         f"with the complex one, else end after {SIMPLE_STEPS}",
     )
     options, rest = parser.parse_known_args(args)
-    if unknown := [arg for arg in rest if arg.startswith("--") and "." not in arg and arg.split("=")[0] not in _SHARED]:
+    names = [arg.split("=")[0] for arg in rest if arg.startswith("--")]
+    if unknown := [name for name in names if "." not in name and name not in _SHARED]:
         parser.error(
             f"unknown {' '.join(unknown)}; options for both runs are {', '.join(_SHARED)} or have a dot in them"
         )
@@ -92,7 +94,7 @@ def _choose(train: Callable[..., Path], options: argparse.Namespace) -> Path:
 
 
 def fit(runs: Path, run_name: str, configs: Sequence[str], options: Sequence[str]) -> Path:
-    """Train a run to its end, from its newest checkpoint if there is one.
+    """Train a run to its end, from its newest readable checkpoint if there is one.
 
     Args:
         runs: Folder of all runs.
@@ -105,9 +107,9 @@ def fit(runs: Path, run_name: str, configs: Sequence[str], options: Sequence[str
 
     Raises:
         CalledProcessError: Training failed.
-        CheckpointError: It left no checkpoint, or an unreadable one.
+        CheckpointError: It left no checkpoint.
     """
-    last = weights.newest((runs / run_name).glob("version_*"), "last")
+    last = _newest_readable(runs / run_name)
     command = [sys.executable, "-m", "zoo", "fit"]
     command += [f"--config={file}" for file in configs]
     command += [f"--runs={runs}", f"--run_name={run_name}", *options]
@@ -118,11 +120,51 @@ def fit(runs: Path, run_name: str, configs: Sequence[str], options: Sequence[str
             print(f"curriculum: {run_name} is done, {steps} steps: {last}", flush=True)
             return last
     print(f"curriculum: {' '.join(command)}", flush=True)
-    subprocess.run(command, check=True)
+    _run(command)
     last = weights.newest((runs / run_name).glob("version_*"), "last")
     if last is None:
         raise weights.CheckpointError(f"no last.ckpt in {runs / run_name}/version_*: was it trained with fast_dev_run?")
     return last
+
+
+def _newest_readable(run: Path) -> Path | None:
+    """The checkpoint to go on from: a damaged one is passed over, with a warning, for the next newest."""
+    versions = sorted(run.glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")), reverse=True)
+    files = [version / "checkpoints" / f"{name}.ckpt" for version in versions for name in ("last", "best")]
+    for file in filter(Path.is_file, files):
+        try:
+            weights.read_record(file)
+        except weights.CheckpointError as error:
+            print(f"curriculum: going on from an older checkpoint: {error}", flush=True)
+        else:
+            return file
+    return None
+
+
+def _run(command: Sequence[str]) -> None:
+    """Run a command to its end, and end it if this program is terminated; what a terminal interrupts reaches both.
+
+    Raises:
+        CalledProcessError: It failed, or was ended.
+    """
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+        process.terminate()
+
+    process = subprocess.Popen(command)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stopped or code:
+        raise subprocess.CalledProcessError(code or -signal.SIGTERM, command)
 
 
 def _max_steps(configs: Sequence[str], options: Sequence[str]) -> int:

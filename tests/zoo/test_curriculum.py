@@ -1,9 +1,11 @@
 """The three phases in one command, on small networks and few steps, each run in this process."""
 
 import json
+import os
 import subprocess
+import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,8 +64,7 @@ def phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     started: list[list[str]] = []
     killed: dict[str, int] = {}  # name of a run: at which step
 
-    def run(command: list[str], check: bool) -> None:
-        assert check
+    def run(command: list[str]) -> None:
         arguments = command[3:]  # python -m zoo
         started.append(arguments)
         name = next(argument.removeprefix("--run_name=") for argument in arguments if "--run_name=" in argument)
@@ -72,8 +73,7 @@ def phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             raise subprocess.CalledProcessError(-9, command)
         cli.main(arguments)
 
-    stand_in = SimpleNamespace(run=run, CalledProcessError=subprocess.CalledProcessError)
-    monkeypatch.setattr(curriculum, "subprocess", stand_in)
+    monkeypatch.setattr(curriculum, "_run", run)
 
     def start(*options: str) -> Path:
         started.clear()
@@ -109,6 +109,36 @@ def test_all_phases_run_once_and_go_on_where_they_were(phases) -> None:
     assert phases.started == []
 
 
+def test_a_damaged_checkpoint_is_passed_over(phases, capsys) -> None:
+    phases.killed["both"] = 2
+    with pytest.raises(SystemExit, match="a phase ended with -9"):
+        phases()
+    (last,) = Path("runs/both").glob("*/checkpoints/last.ckpt")
+    last.write_bytes(last.read_bytes()[:1000])
+    model = zoo.load(phases())
+    assert "older checkpoint: " in capsys.readouterr().out
+    assert [argument for argument in phases.started[0] if "--ckpt_path" in argument] == [
+        f"--ckpt_path={last.with_name('best.ckpt')}"
+    ]
+    assert model.steps_trained == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals")
+def test_what_is_terminated_ends_its_phase(tmp_path) -> None:
+    """Else the phase would go on alone, beside the one of the curriculum's next start."""
+    pid = tmp_path / "pid"
+    child = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    parent = f"import sys; from zoo import curriculum; curriculum._run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
 @pytest.mark.parametrize(("most", "form"), [(0.0, "complex"), (1.0, "simple")])
 def test_the_form_of_the_background_is_chosen(phases, monkeypatch, most: float, form: str) -> None:
     monkeypatch.setattr(curriculum, "SIMPLE_STEPS_TO_CHOOSE", 2)
@@ -122,9 +152,10 @@ def test_the_form_of_the_background_is_chosen(phases, monkeypatch, most: float, 
 
 
 def test_mistakes_are_named(phases, capsys) -> None:
-    with pytest.raises(SystemExit):
-        phases("--run_nmae=x")
-    assert "unknown --run_nmae=x" in capsys.readouterr().err
+    for option in ("--run_nmae=x", "--run_nmae=v1.2", "--ckpt_path=x.ckpt"):
+        with pytest.raises(SystemExit):
+            phases(option)
+        assert f"unknown {option.split('=')[0]};" in capsys.readouterr().err
     config = yaml.safe_load(Path("background.yaml").read_text())
     del config["trainer"]["max_steps"]
     Path("background.yaml").write_text(yaml.safe_dump(config))

@@ -30,4 +30,8 @@ class LastCheckpoint(Checkpoint):
         training = trainer.state.fn == "fit" and not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", 0)
         if training and log_dir is not None and trainer.global_step != self._saved_at:
             self._saved_at = trainer.global_step
-            trainer.save_checkpoint(Path(log_dir, "checkpoints", "last.ckpt"))
+            last = Path(log_dir, "checkpoints", "last.ckpt")
+            new = last.with_name(".last.ckpt.part")
+            trainer.save_checkpoint(new)  # ends when all processes have come there
+            if trainer.is_global_zero:
+                new.replace(last)  # so that a run killed at any time leaves a whole one

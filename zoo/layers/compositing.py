@@ -6,7 +6,8 @@ from torch import Tensor
 from zoo.layers.renderer import interpolation_weights
 
 _SMALL_SHARE = 1 / 400  # of an image's pixels: about where a slot begins to count, ten pixels of 64 x 64
-_LARGEST_RATIO = 60.0  # of activations, in log: beyond it exp would overflow
+# Of activations, in log. The weights' gradients need the square of its exponential, which float32 has up to 44.
+_LARGEST_RATIO = 40.0
 # Layers of a chunk of images should stay in a CPU's caches; a GPU has all at once.
 _CHUNK_BYTES = {"cpu": 2 * 2**20}
 
@@ -59,12 +60,12 @@ def composite_losses(
 
     Args:
         image: (B, C, H, W) in [0, 1], what should be drawn.
-        color: As in `composite`, with all that follows.
-        mask: ...
-        log_activation: ...
-        boxes: ...
-        background: ...
-        background_log_activation: ...
+        color: (B, K, C, P, Q) in [0, 1], as all that follow as in `composite`.
+        mask: (B, K, P, Q) in [0, 1].
+        log_activation: (B, K), log alpha_k.
+        boxes: (B, K, 4) in pixels.
+        background: (B, C, H, W) in [0, 1].
+        background_log_activation: (), log alpha_0.
         layer_error: In [0, 1], how much of the error is that of the layers, C sum_k w_k |L_k - x|^2, instead of that of
             their mix. It is larger by the layers' variance under the weights, and so favours opaque ones.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 # Mix Transformers (Xie et al. 2021, table 6): widths and depths of the four stages, and the width of the MLP head
@@ -58,12 +59,14 @@ class Segformer(nn.Module):
         """Give the encoder the weights that `name` stands for, trained on ImageNet-1k; downloads what is not cached.
 
         Raises:
-            OSError: They cannot be had, or are none of a Mix Transformer of this size.
+            OSError: They cannot be had, are damaged, or are not those of a Mix Transformer of this size.
         """
         try:
-            pretrained = _transformers().SegformerModel.from_pretrained(self.name)
+            pretrained, report = _transformers().SegformerModel.from_pretrained(self.name, output_loading_info=True)
+            if missing := sorted(report["missing_keys"]):  # which would stay random
+                raise OSError(f"it lacks {len(missing)} of the encoder's parameters, such as {missing[0]}")
             self.net.segformer.load_state_dict(pretrained.state_dict())
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise OSError(f"cannot get the pretrained weights {self.name!r}: {error}") from error
 
     def forward(self, image: Tensor) -> Tensor:

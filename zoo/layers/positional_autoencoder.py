@@ -62,7 +62,16 @@ class PositionalAutoencoder(nn.Module):
         self.generator = nn.Sequential(*blocks)
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] to codes (B, code_dim)."""
+        """(B, C, H, W) in [0, 1] to codes (B, code_dim).
+
+        Raises:
+            ValueError: The images are not of the size that the network was built for.
+        """
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"this background model is for images of {self.image_size} x {self.image_size} px, got "
+                f"{tuple(image.shape[-2:])}; set model.init_args.image_size and data.init_args.image_size alike"
+            )
         # 8-bit values, beside which positions are small in the first block (the program)
         return self.encoder(255 * image.contiguous(memory_format=torch.channels_last)).flatten(1)
 
@@ -76,13 +85,8 @@ class PositionalAutoencoder(nn.Module):
         """(B, C, H, W) in [0, 1] to backgrounds (B, C, H, W) and errors (B, H, W), a channel's mean, in [0, 1].
 
         Raises:
-            ValueError: The images are not of the size that the network was built for.
+            ValueError: As for `encode`.
         """
-        if image.shape[-2:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"this background model is for images of {self.image_size} x {self.image_size} px, got "
-                f"{tuple(image.shape[-2:])}; set model.init_args.image_size and data.init_args.image_size alike"
-            )
         return self.decode(self.encode(image))
 
 

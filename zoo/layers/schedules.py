@@ -1,7 +1,7 @@
 """Schedules as pure functions of the training step, so that a resumed run is the same run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # In YAML: a number, [start, end, steps, shape], or several such pieces, [[start, end, steps, shape], ...].
@@ -17,20 +17,22 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 }
 
 
-def check_schedule(name: str, schedule: Schedule) -> None:
+def check_schedule(name: str, schedule: Schedule, bounds: tuple[float, float] | None = None) -> None:
     """Raise if a schedule is not a number, [start, end, steps, shape], or several of these.
 
     Args:
         name: What the schedule is called, for the message.
         schedule: The value to check.
+        bounds: Smallest and largest value that it may have; null: any.
 
     Raises:
-        ValueError: The schedule is malformed; the message says how.
+        ValueError: The schedule is malformed or leaves its bounds; the message says how.
     """
     form = f"{name} must be a number or [start, end, steps, shape] or a list of these, shape one of {sorted(_SHAPES)}"
     if isinstance(schedule, bool) or not isinstance(schedule, int | float | list | tuple):
         raise ValueError(f"{form}; got {schedule!r}")
     if isinstance(schedule, int | float):
+        _check_bounds(name, [schedule], bounds)
         return
     for piece in _pieces(schedule):
         if (
@@ -43,6 +45,13 @@ def check_schedule(name: str, schedule: Schedule) -> None:
             raise ValueError(f"{form}; got the shape {piece[3]!r}")
         if not float(piece[2]) > 0:
             raise ValueError(f"{form}, with steps above 0; got {piece[2]!r} steps")
+        _check_bounds(name, piece[:2], bounds)
+
+
+def _check_bounds(name: str, values: Sequence[Any], bounds: tuple[float, float] | None) -> None:
+    for value in values:
+        if bounds is not None and not bounds[0] <= value <= bounds[1]:
+            raise ValueError(f"{name} must be from {bounds[0]:g} to {bounds[1]:g}, got {value!r}")
 
 
 def schedule_value(schedule: Schedule, step: int) -> float:

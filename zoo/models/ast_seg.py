@@ -83,7 +83,7 @@ class ASTSeg(ObjectModel):
         encoder_hidden: Its feedforward dimension.
         encoder_dropout: Its dropout, PyTorch's default.
         encoder_residual: A cure: the encoder's output, at first zero, is added to what went in.
-        glimpse_size: Texels of a side of a generated glimpse: 64 for 128 px images, 32 for 64 px.
+        glimpse_size: Texels of a side of a generated glimpse, a power of two; null: half of the image's side (table 7).
         isotropic: One scale for both sides (CLEVR, ShapeStacks).
         scale_bounds: s_min and s_max, of the image's side over the object's.
         background_activation: log alpha_0 at the start; learned.
@@ -146,7 +146,7 @@ class ASTSeg(ObjectModel):
         encoder_hidden: int = 512,
         encoder_dropout: float = 0.1,
         encoder_residual: bool = False,
-        glimpse_size: int = 64,
+        glimpse_size: int | None = None,
         isotropic: bool = False,
         scale_bounds: tuple[float, float] = (1.3, 24.0),
         background_activation: float = 11.0,
@@ -178,7 +178,7 @@ class ASTSeg(ObjectModel):
             "slots": slot_weight,
         }
         _check(self.hp)
-        self.check_schedules()
+        self.check_schedules(layer_error=(0.0, 1.0), attention_spread=(0.0, math.inf), target_blur=(0.0, math.inf))
         token_dim = 2 + (1 if isotropic else 2) + 1 + what_dim  # place, scale, activation, appearance
         in_channels = channels * (1 + see_background)
         map_dim = num_slots + token_dim - 2
@@ -192,7 +192,7 @@ class ASTSeg(ObjectModel):
             self.encoder = ObjectEncoder(
                 token_dim, encoder_layers, encoder_dim, encoder_heads, encoder_hidden, encoder_dropout, encoder_residual
             )
-        self.glimpses = GlimpseGenerator(what_dim, channels, glimpse_size)
+        self.glimpses = GlimpseGenerator(what_dim, channels, glimpse_size or image_size // 2)
         self.background_activation = nn.Parameter(torch.tensor(float(background_activation)))
         self.background = PositionalAutoencoder(
             channels, image_size, background_form, background_code_dim, background_width
@@ -230,7 +230,7 @@ class ASTSeg(ObjectModel):
             attention = spatial_softmax(hp.attention_gain * logits + self._pull(maps))
             tokens = torch.cat([soft_argmax(attention), attend(attention, features)], -1)  # (B, K, token_dim)
         if self.encoder is not None:
-            tokens = self.encoder(tokens).float()
+            tokens = self.encoder(tokens)
         center, scale, activation, z_what = tokens.split([2, 1 if hp.isotropic else 2, 1, hp.what_dim], -1)
         low, high = hp.scale_bounds
         scale = low + (high - low) * (self.scheduled("scale_gain") * scale + hp.scale_bias).sigmoid()
@@ -342,12 +342,12 @@ class ASTSeg(ObjectModel):
         Called when training starts; for use without a trainer, call it once.
 
         Raises:
-            CheckpointError: One of them cannot be had, or the background is of another form.
-            ValueError: A background is to be frozen, but none is named.
+            CheckpointError: One of them cannot be had, the background is of another form, or it is to be frozen, but
+                none is named.
         """
         hp = self.hp
         if hp.frozen_steps and hp.background is None:
-            raise ValueError(
+            raise weights.CheckpointError(
                 f"frozen_steps={hp.frozen_steps} needs a trained background: set model.init_args.background to a "
                 "checkpoint of BackgroundAE (configs/background.yaml trains one), or frozen_steps to 0"
             )
@@ -443,8 +443,12 @@ class ObjectEncoder(nn.Module):
             nn.init.zeros_(self.project.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, K, token_dim) to the same."""
-        refined = self.project(self.encoder(self.embed(tokens)))
+        """(B, K, token_dim) to the same, of which places need more than eight bits on both ways."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            embedded = self.embed(tokens)
+        encoded = self.encoder(embedded).float()
+        with torch.autocast(tokens.device.type, enabled=False):
+            refined = self.project(encoded)
         return tokens + refined if self.residual else refined
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class ObjectModel(LightningModule):
         self.term_weights: dict[str, Schedule] = {}
         self.val_metrics, self.test_metrics = SceneMetrics(), SceneMetrics()
         self.data_record: dict[str, Any] | None = None
-        self.loaded_step = 0
+        self.loaded_step = 0  # of what was loaded, or of the last training
         self.facts: dict[str, Any] = {}  # what its checkpoint says of training and results
 
     # what a paper defines
@@ -103,10 +104,14 @@ class ObjectModel(LightningModule):
         """The hyperparameters, read by attribute."""
         return self.hparams
 
-    def check_schedules(self) -> None:
-        """Raise ValueError if a scheduled hyperparameter or weight is malformed; called by subclasses' constructors."""
+    def check_schedules(self, **bounds: tuple[float, float]) -> None:
+        """Raise ValueError if a scheduled hyperparameter or weight is malformed; called by subclasses' constructors.
+
+        Args:
+            **bounds: Smallest and largest value of hyperparameters that have bounds.
+        """
         for name in self.schedules:
-            check_schedule(name, self.hparams[name])
+            check_schedule(name, self.hparams[name], bounds.get(name))
         for name, weight in self.term_weights.items():
             check_schedule(f"the weight of {name}", weight)
 
@@ -117,13 +122,14 @@ class ObjectModel(LightningModule):
     @property
     def steps_trained(self) -> int:
         """Optimiser steps behind the weights: schedules of a trained model stand where its training ended."""
-        return max(self.global_step, self.loaded_step)
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        return self.global_step if fits else self.loaded_step
 
     # steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the loss terms."""
-        _seed_noise(self.global_step, self.global_rank)
+        _seed_noise(self.global_step, self.global_rank, batch_idx % self._accumulated())
         terms = self.losses(batch)
         loss = self._total(terms)
         logs = self.global_step % getattr(self._trainer, "log_every_n_steps", 1) == 0
@@ -177,6 +183,10 @@ class ObjectModel(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test set."""
         self._end_epoch("test")
+
+    def _accumulated(self) -> int:
+        """Batches whose gradients make a step."""
+        return int(getattr(self._trainer, "accumulate_grad_batches", 1))
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
         weights = {name: schedule_value(self.term_weights.get(name, 1.0), self.steps_trained) for name in terms}
@@ -282,6 +292,10 @@ class ObjectModel(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.scheduled(group.get("lr_name", "lr"))
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Count the step, for when the model has left this trainer."""
+        self.loaded_step = self.global_step
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -329,7 +343,11 @@ def _range(image: Tensor) -> str:
     return f"{image.min().item():.4g} to {image.max().item():.4g}" if image.numel() else "no pixels"
 
 
-def _seed_noise(step: int, rank: int) -> None:
-    """Make random numbers a pure function of (seed, step, rank): a resumed run draws what the uninterrupted one did."""
+def _seed_noise(step: int, rank: int, part: int = 0) -> None:
+    """Make random numbers a pure function of seed, step, rank, and which of a step's batches it is.
+
+    So a resumed run draws what the uninterrupted one did.
+    """
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank)
+    # A CPU's generator looks at 32 bits alone: parts are spread over these.
+    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank + part * 0x9E3779B1)

@@ -147,6 +147,21 @@ def test_weights_of_nothing_are_finite_and_so_are_their_gradients() -> None:
     assert all(torch.isfinite(leaf.grad).all() for leaf in leaves)
 
 
+def test_gradients_hold_up_to_the_largest_ratio_of_activations() -> None:
+    """The weights' gradients need the square of what the ratio divides by: 1e-35 here, 1e-48 at 55."""
+    inputs = scene()
+    inputs["log_activation"] = torch.full((B, K), 39.0)
+    inputs["log_activation"][:, 0] = 38.0
+    inputs["background_log_activation"] = torch.tensor(0.0)
+    image, gradients = torch.rand(B, C, H, W), []
+    for dtype in (torch.float32, torch.float64):
+        leaves = {name: value.to(dtype).detach().requires_grad_() for name, value in inputs.items()}
+        composite_losses(image.to(dtype), **leaves)[0].backward()
+        gradients.append([leaf.grad for leaf in leaves.values()])
+    for single, double in zip(*gradients, strict=True):
+        torch.testing.assert_close(single, double.float(), rtol=2e-3, atol=1e-6)
+
+
 def test_half_precision_surroundings_change_nothing() -> None:
     inputs, image = scene(), torch.rand(B, C, H, W)
     exact = composite_losses(image, **inputs)

@@ -3,8 +3,11 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from zoo.layers.feature_maps import Segformer, UNet
+
+CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
 
 
 @pytest.mark.parametrize("stride", [1, 4, 8])
@@ -27,6 +30,36 @@ def test_unet_is_the_papers_table_8() -> None:
     expected += sum(conv(i, i, 3) + conv(i, o, 4) for i, o in ups)  # upsample blocks
     expected += conv(160, D, 3) + (D * D * 9 + D) + (D * D + D)
     assert sum(p.numel() for p in UNet(3, D).parameters()) == expected
+
+
+def test_unet_is_the_papers_network() -> None:
+    """One forward pass by hand, in training as in evaluation: residual blocks, and skipped maps in their order."""
+    torch.manual_seed(0)
+    net = UNet(3, 5, (4, 6, 8), 1)
+    image, W = torch.rand(2, 3, 16, 24), iter([m for m in net.modules() if isinstance(m, CONVOLUTIONS)])
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        convolution = next(W)
+        if isinstance(convolution, torch.nn.ConvTranspose2d):
+            x = F.conv_transpose2d(x, convolution.weight, stride=2, padding=1)
+        else:
+            wide = convolution.kernel_size == (4, 4)
+            x = F.conv2d(x, convolution.weight, stride=2 if wide else 1, padding=1)
+        return F.celu(F.batch_norm(x, None, None, training=True))
+
+    def residual(x: torch.Tensor) -> torch.Tensor:
+        return x + block(x)
+
+    full = block(image)
+    half = residual(block(full))
+    quarter = residual(block(half))
+    x = block(quarter)
+    x = block(residual(torch.cat([x, quarter], 1)))
+    x = block(residual(torch.cat([x, half], 1)))
+    x = block(torch.cat([x, full], 1))
+    third, last = next(W), next(W)
+    x = x + F.conv2d(x, third.weight, third.bias, padding=1)
+    torch.testing.assert_close(net(image), F.conv2d(x, last.weight, last.bias), rtol=1e-4, atol=1e-5)
 
 
 def test_unet_sees_the_same_in_a_moved_image() -> None:
@@ -88,6 +121,22 @@ class TestSegformer:
 
     def test_weights_that_cannot_be_had_are_an_error(self, tmp_path) -> None:
         with pytest.raises(OSError, match="cannot get the pretrained weights"):
+            Segformer(str(tmp_path / "mit-b0"), 3, 9).load_pretrained()
+
+    @pytest.mark.parametrize("damage", ["missing", "cut"])
+    def test_weights_that_are_not_all_there_are_an_error(self, tmp_path, damage: str) -> None:
+        """The library would only warn, and leave random what it has not found."""
+        from safetensors.torch import load_file, save_file
+        from transformers import SegformerConfig, SegformerModel
+
+        SegformerModel(SegformerConfig()).save_pretrained(tmp_path / "mit-b0")
+        file = tmp_path / "mit-b0" / "model.safetensors"
+        if damage == "cut":
+            file.write_bytes(file.read_bytes()[:100_000])
+        else:
+            half = [(key, value) for key, value in load_file(file).items() if "patch_embeddings" in key]
+            save_file(dict(half), file, {"format": "pt"})
+        with pytest.raises(OSError, match=r"cannot get the pretrained weights .*mit-b0"):
             Segformer(str(tmp_path / "mit-b0"), 3, 9).load_pretrained()
 
     def test_other_names_are_refused(self) -> None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from zoo.layers.positional_autoencoder import PositionalAutoencoder
+from zoo.models import BackgroundAE
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,5 @@ def test_other_forms_are_refused(options: dict) -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"64 x 64 px, got \(64, 128\)"):
         PositionalAutoencoder(3, 64, "simple", width=0.1)(torch.rand(1, 3, 64, 128))
+    with pytest.raises(ValueError, match=r"64 x 64 px, got \(96, 96\)"):
+        BackgroundAE(form="simple", width=0.1, image_size=64)(torch.rand(1, 3, 96, 96))

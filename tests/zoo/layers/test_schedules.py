@@ -80,3 +80,12 @@ def test_malformed_raises_with_its_name(schedule):
 def test_malformed_members_raise_with_their_name(schedule):
     with pytest.raises(ValueError, match="beta must be a number or"):
         check_schedule("beta", schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule", [1.5, -0.5, math.nan, [0, 1.5, 10, "linear"], [[0, 1, 10, "linear"], [1, -1, 3, "step"]]]
+)
+def test_values_out_of_bounds_raise_with_them(schedule):
+    with pytest.raises(ValueError, match="beta must be from 0 to 1, got"):
+        check_schedule("beta", schedule, (0.0, 1.0))
+    check_schedule("beta", [0, 1, 10, "linear"], (0.0, 1.0))

@@ -17,7 +17,7 @@ from zoo.scene import Scene
 def trainer(folder, **options: Any) -> Trainer:
     """A quiet trainer on one CPU."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **{**quiet, **options})
+    return Trainer(accelerator="cpu", default_root_dir=folder, **{"devices": 1, **quiet, **options})
 
 
 class ModelContract:
