@@ -2,10 +2,8 @@
 
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -78,10 +76,7 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_curriculum_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands, on small data and few steps, each phase in this process."""
-    in_process = SimpleNamespace(
-        run=lambda command, check: cli.main(command[3:]), CalledProcessError=subprocess.CalledProcessError
-    )
-    monkeypatch.setattr(curriculum, "subprocess", in_process)
+    monkeypatch.setattr(curriculum, "_run", lambda command: cli.main(command[3:]))
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "data"))
     small = [f"--data.init_args.{key}={value}" for key, value in SMALL.items() if key != "source"]
     few = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]

@@ -239,7 +239,7 @@ class SPAIR(ObjectModel):
         rows, columns = features.shape[-2:]
         features = rearrange(features, "b f i j -> b (i j) f")
         cells = box_ops.grid_cells(rows, columns, image.device).expand(len(image), -1, -1)
-        wheels = self.training and self.global_step < hp.training_wheels
+        wheels = self.training and self.steps_trained < hp.training_wheels
 
         def lateral(name: str, seen: list[Tensor], split: list[int]) -> tuple[Tensor, ...]:
             parameters = self.lateral[name](torch.cat(seen, -1))

@@ -199,7 +199,7 @@ def test_bernoulli_likelihood_and_a_prior_that_starts_at_one() -> None:
     torch.testing.assert_close(terms["kl_presence"].double(), expected.sum() / 2, rtol=1e-5, atol=0)
 
 
-def test_overlap_leaves_with_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlap_leaves_with_its_weight() -> None:
     torch.manual_seed(0)
     model = GMAIR(**{**SMALL, "overlap_weight": [2.0, 0.0, 10, "linear"]}).eval()
     image = torch.rand(2, 1, 32, 32)
@@ -211,7 +211,7 @@ def test_overlap_leaves_with_its_weight(monkeypatch: pytest.MonkeyPatch) -> None
     expected = straightforward_overlap.overlap(color, alpha * q["presence"][..., None], q["boxes"], (32, 32))
     torch.testing.assert_close(terms["overlap"], expected.mean())
     assert terms["overlap"] > 1
-    monkeypatch.setattr(GMAIR, "global_step", 10)
+    model.loaded_step = 10
     assert "overlap" not in model.losses({"image": image})
 
 
@@ -266,12 +266,12 @@ def test_cells_of_negligible_presence_hardly_matter() -> None:
     assert (objects["presence"][0] > 0.8).sum() == 2
 
 
-def test_the_mixture_is_detached_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mixture_is_detached_at_first() -> None:
     for where in ("sample", "expectation"):
         torch.manual_seed(0)
         model = GMAIR(**{**SMALL, "detached_prior_steps": 5, "what_prior_at": where}).train()
         for step, learns in ((4, False), (5, True)):
-            monkeypatch.setattr(GMAIR, "global_step", step)
+            model.loaded_step = step
             model.zero_grad()
             model.losses({"image": torch.rand(2, 1, 32, 32)})["kl_what"].backward()
             assert any(p.grad is not None for p in model.what_encoder.parameters())
