@@ -12,6 +12,7 @@ Several benchmarks may work on one folder at once.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -123,12 +124,13 @@ def run_jobs(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> list[Job]:
             for slot in [slot for slot in range(slots) if slot not in running]:
                 while waiting and slot not in running:
                     job = waiting.popleft()
-                    started = _start(job, slots, gpus[slot % len(gpus)] if gpus else None)
+                    with _termination_put_off():
+                        started = _start(job, slots, gpus[slot % len(gpus)] if gpus else None)
+                        if started is not None:
+                            running[slot] = started
                     if started is None:
                         bar.write(f"{job.name}: another benchmark is at it")
                         bar.update()
-                    else:
-                        running[slot] = started
             at_work = ", ".join(own.job.name for own in running.values())
             if at_work != bar.postfix:
                 bar.set_postfix_str(at_work)
@@ -151,6 +153,19 @@ def run_jobs(jobs: Sequence[Job], slots: int, gpus: Sequence[str]) -> list[Job]:
             _close(own)
         bar.close()
     return failed
+
+
+@contextlib.contextmanager
+def _termination_put_off() -> Iterator[None]:
+    """Let a SIGTERM wait: a job that is begun but not yet known would not be stopped."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _start(job: Job, slots: int, gpu: str | None) -> Running | None:

@@ -147,19 +147,23 @@ def _run(command: Sequence[str]) -> None:
     Raises:
         CalledProcessError: It failed, or was ended.
     """
-    stopped = False
+    process, stopped = None, False
 
     def stop(*_: object) -> None:
         nonlocal stopped
         stopped = True
-        process.terminate()
+        if process is not None:
+            process.terminate()
 
-    process = subprocess.Popen(command)
     before = signal.signal(signal.SIGTERM, stop)
     try:
+        process = subprocess.Popen(command)
+        if stopped:  # while it was begun
+            process.terminate()
         code = process.wait()
     except KeyboardInterrupt:
-        process.wait()
+        if process is not None:
+            process.wait()
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -24,7 +24,7 @@ import json, os, sys, time
 from pathlib import Path
 arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 config, seed = Path(arguments["--config"]), int(arguments["--seed_everything"])
-print("seed", seed, "begins")
+print("seed", seed, "begins", flush=True)
 while not Path("go").exists():
     time.sleep(0.02)
 if f"crash {seed}" in config.read_text():
@@ -120,7 +120,8 @@ def test_a_killed_benchmark_goes_on_without_repeating_jobs(tmp_path: Path, capsy
     Path("go").touch()
     wait_for(lambda: done() == ["a0"])
     Path("go").unlink()
-    wait_for(lambda: list(Path("out/logs").glob("*seed1.txt")))
+    # not only a log: before the job has begun it is nobody's
+    wait_for(lambda: any("begins" in log.read_text() for log in Path("out/logs").glob("*seed1.txt")))
     process.kill()
     process.wait()
     missing = [Job(Path("a.yaml"), seed, (), (tmp_path / "out")) for seed in (1, 2)]
@@ -157,6 +158,29 @@ def wait_for(condition, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.05)
+
+
+def test_a_termination_while_a_job_is_begun_stops_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Path("go").unlink()
+    (path,) = configs(a="")
+    begun, start = [], benchmark._start
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        begun.append(start(*arguments))
+        return begun[0]
+
+    def leave(*_) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(benchmark, "_start", interrupted)
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(SystemExit):
+            run_jobs([Job(path, 0, (), tmp_path / "out")], 1, [])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert begun[0].process.returncode == -signal.SIGTERM
 
 
 def test_each_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
