@@ -5,8 +5,6 @@ record and measured results to zoo/checkpoints. The README's table is made of th
 """
 
 import argparse
-import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -46,28 +44,17 @@ def publish(run: Path, name: str, variants: list[tuple[dict[str, Any], dict[str,
         name: Of the checkpoint.
         variants: Further (model arguments, data arguments) to test under.
         half: Keep parameters in half precision; what is tested is then rounded, too.
+
+    Raises:
+        CheckpointError: There is no such run or checkpoint, or nothing says how it was trained.
     """
     model = weights.load(run)
+    if "training" not in model.facts:
+        raise weights.CheckpointError(f"{run} does not say how it was trained: a run folder needs its run.json")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = weights.save(model, Path(folder, name), half=half)
         results = [test(checkpoint, *arguments) for arguments in [({}, {}), *variants]]
-    facts = {"metrics": results[0]["metrics"], "results": results, "training": _training(run)}
-    return weights.save(model, weights.SHIPPED / name, half=half, **facts)
-
-
-def _training(run: Path) -> dict[str, Any]:
-    """How a run was trained; of a checkpoint, what it says itself."""
-    if not (run / "config.yaml").is_file():
-        return weights.read_record(weights.find(run))["training"]
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return {
-        "experiment": json.loads((run / "run.json").read_text(encoding="utf-8"))["experiment"],
-        "seed": config["seed_everything"],
-        "max_steps": config["trainer"]["max_steps"],
-        "batch_size": config["data"]["init_args"]["batch_size"],
-        "revision": revision.stdout.strip(),
-    }
+    return weights.save(model, weights.SHIPPED / name, half=half, metrics=results[0]["metrics"], results=results)
 
 
 def table() -> str:

@@ -1,5 +1,6 @@
 """Checkpoints that come with the zoo, and what they say of themselves."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,35 @@ SMALL = {"channels": 1, "backbone_channels": 8, "encoder_hidden": [16], "decoder
 TRAINING = {"experiment": "quick/spair", "seed": 3, "max_steps": 7, "batch_size": 2, "revision": "0"}
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_checkpoint_is_tested_as_it_will_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half) -> None:
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SPAIR:
     torch.manual_seed(0)
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "zoo")
     model = SPAIR(**SMALL)
     data = {"image_size": 48, "channels": 1, "source": "uci", "num_test": 6, "eval_batch_size": 3}
     model.data_record = {"class": "MultiMNISTDataModule", "name": "digits", "init_args": data}
+    return model
+
+
+def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, model: SPAIR) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    content = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 7}
+    torch.save(content, run / "checkpoints" / "best.ckpt")
+    with pytest.raises(weights.CheckpointError, match=r"does not say how it was trained.*run\.json"):
+        publish.publish(run, "mine", [])
+    (run / "run.json").write_text(json.dumps({**TRAINING, "metrics": {"ap50": -1.0}}))
+    publish.publish(run, "mine", [])
+    record = zoo.list_weights()["mine"]
+    assert record["step"] == 7
+    assert record["training"] == {key: TRAINING[key] for key in ("experiment", "seed", "revision")}
+    assert record["metrics"] == record["results"][0]["metrics"]  # as measured now
+    assert record["metrics"]["ap50"] >= 0
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_checkpoint_is_tested_as_it_will_be_loaded(tmp_path: Path, model: SPAIR, half: bool) -> None:
     path = zoo.save(model, tmp_path / "mine", training=TRAINING)
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "zoo")
     publish.publish(path, "theirs", [({"trim_threshold": 0.9}, {"num_test": 4})], half=half)
     record = zoo.list_weights()["theirs"]
     assert record["training"] == TRAINING

@@ -192,7 +192,7 @@ class ASTSeg(ObjectModel):
             self.encoder = ObjectEncoder(
                 token_dim, encoder_layers, encoder_dim, encoder_heads, encoder_hidden, encoder_dropout, encoder_residual
             )
-        self.glimpses = GlimpseGenerator(what_dim, channels, glimpse_size or image_size // 2)
+        self.glimpses = GlimpseGenerator(what_dim, channels, image_size // 2 if glimpse_size is None else glimpse_size)
         self.background_activation = nn.Parameter(torch.tensor(float(background_activation)))
         self.background = PositionalAutoencoder(
             channels, image_size, background_form, background_code_dim, background_width

@@ -399,6 +399,7 @@ def test_scenes_with_more_objects_than_slots_are_warned_of(tmp_path, uci_data) -
         ({"num_slots": 0}, "num_slots must be above 0"),
         ({"encoder_heads": 3}, "encoder_heads=3 must divide"),
         ({"glimpse_size": 20}, "power of two"),
+        ({"glimpse_size": 0}, "power of two"),
         ({"scale_bounds": [3.0, 2.0]}, "scale_bounds must be"),
         ({"image_size": 100}, "image sizes"),
         ({"frozen_steps": -1}, "frozen_steps must be at least 0"),
