@@ -9,7 +9,7 @@ CONFIG ?= configs/quick/spair.yaml
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install fit test test-minimum check format bench clean
+.PHONY: help install fit test test-slow test-minimum check format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test: $(STAMP) ## lint, type-check and run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## the tests that take minutes each, such as two steps of every configuration
+	$(BIN)/python -m pytest -m slow
 
 test-minimum: ## the tests with the oldest releases that pyproject.toml admits (needs uv)
 	uv venv --clear --python 3.11 .venv-minimum
