@@ -20,7 +20,7 @@ from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, S
 from zoo import registry, weights
 from zoo.callbacks import LastCheckpoint, MetricTable, RunRecord, ScenePictures, SceneWriter
 from zoo.downstream.clustering import Covariance
-from zoo.models.base import ObjectModel
+from zoo.models.base import ObjectModel, RefusedError
 from zoo.parser import ZooParser, brief
 
 _NEWEST = ("best", "last")
@@ -356,6 +356,7 @@ def main(args: list[str] | None = None) -> None:
         DatasetCorruptError,
         DatasetNotFoundError,
         FloatingPointError,
+        RefusedError,
         weights.CheckpointError,
     ) as error:
         sys.exit(f"zoo: {error}")

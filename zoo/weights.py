@@ -76,7 +76,9 @@ def adopt(model: "ObjectModel", record: dict[str, Any], state: dict[str, "Tensor
         model.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {path} do not fit the model: {error}") from error
-    model.data_record, model.loaded_step = record.get("data"), record.get("step", 0)
+    if "step" not in state:  # kept before it was a part of the weights
+        model.steps_trained = record.get("step", 0)
+    model.data_record = record.get("data")
     model.facts = {key: value for key, value in record.items() if key not in _OF_THE_MODEL}
 
 
@@ -263,12 +265,13 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     try:
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
-        record, state = {**content["zoo"], "step": content["global_step"]}, content["state_dict"]
+        record, state = content["zoo"], content["state_dict"]
+        step = int(state["step"]) if "step" in state else record.get("step", content["global_step"])
     except KeyError as error:
         raise CheckpointError(f"{path} is a checkpoint, but not one of this zoo: it has no {error}") from error
     except Exception as error:  # the reader raises half a dozen kinds for damaged files
         raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint ({error})") from error
-    return {**record, **_run_facts(path)}, state
+    return {**record, "step": step, **_run_facts(path)}, state
 
 
 def _run_facts(path: Path) -> dict[str, Any]:

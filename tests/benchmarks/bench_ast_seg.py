@@ -95,7 +95,7 @@ def make_step(
     settings, batch = NETWORKS[network]
     torch.manual_seed(0)
     model = ASTSeg(**settings, background="", frozen_steps=10**6 if phase == 2 else 0).to(device)
-    optimizer = model.configure_optimizers()
+    optimizer = model.configure_optimizers()["optimizer"]
     image = torch.rand(batch, 3, settings["image_size"], settings["image_size"]).to(device)
 
     def step(form: Callable[[], AbstractContextManager[object]]) -> Tensor:

@@ -85,7 +85,8 @@ def test_the_card_of_a_run_has_its_metrics_and_how_it_was_trained(tmp_path: Path
         zoo.load("best")
     (run / "checkpoints").mkdir(parents=True)
     model = SPAIR(channels=1, backbone_channels=4)
-    content = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 77}
+    model.steps_trained = 77
+    content = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 0}  # of a trainer that tested
     torch.save(content, run / "checkpoints" / "best.ckpt")
     about = {"experiment": "quick/spair", "seed": 3, "hardware": "an abacus", "wall_s": 60.0}
     (run / "run.json").write_text(json.dumps({**about, "metrics": {"ap50": 0.5, "kl_what": 3.0}}))

@@ -27,6 +27,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SPAIR:
 def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, model: SPAIR) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
+    model.steps_trained = 7
     content = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 7}
     torch.save(content, run / "checkpoints" / "best.ckpt")
     with pytest.raises(weights.CheckpointError, match=r"does not say how it was trained.*run\.json"):

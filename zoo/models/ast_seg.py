@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ from zoo.layers.glimpse_generator import GlimpseGenerator
 from zoo.layers.positional_autoencoder import PositionalAutoencoder
 from zoo.layers.schedules import Schedule
 from zoo.layers.soft_argmax import attend, soft_argmax, spatial_softmax
-from zoo.models.base import ObjectModel
+from zoo.models.base import ObjectModel, RefusedError
 from zoo.scene import Scene
 
 _COLOR_BOUNDS = (0.02, 0.98)  # of a colour that others are to start from
@@ -125,6 +126,7 @@ class ASTSeg(ObjectModel):
     """
 
     schedules = ("lr", "attention_spread", "scale_gain", "layer_error", "target_blur")
+    adam = {"betas": (0.9, 0.98), "eps": 1e-9}  # table 6
 
     def __init__(
         self,
@@ -291,39 +293,37 @@ class ASTSeg(ObjectModel):
             loss = loss + 0 * torch.stack([p.flatten()[0] for p in self.background.parameters()]).sum()
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with the constants of table 6."""
-        return torch.optim.Adam(
-            self.parameter_groups(), lr=self.scheduled("lr"), betas=(0.9, 0.98), eps=1e-9, fused=True
-        )
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set learning rates; begin phase 3 with a fresh optimiser, in a run resumed at that very step too."""
-        super().on_train_batch_start(batch, batch_idx)
-        if self.global_step == self.hp.frozen_steps:
+        """Begin phase 3 with a fresh optimiser, in a run resumed at that very step too."""
+        if self.steps_trained == self.hp.frozen_steps:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
 
     # what training starts from
 
     def setup(self, stage: str) -> None:
-        """Warn of scenes with too many objects."""
+        """Warn of scenes with too many objects; refuse to look for a learning rate before training has its start."""
         most = getattr(getattr(self.trainer, "datamodule", None), "max_objects", 0)
         if most > self.hp.num_slots:
             rank_zero_warn(
                 f"scenes have up to {most} objects, and num_slots={self.hp.num_slots} finds no more than that; K in "
                 "the paper is the most objects in a scene"
             )
+        starts = self.hp.background or (isinstance(self.features, Segformer) and self.hp.pretrained)
+        finds = any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if stage == "fit" and finds and starts and not (self._has_start or self.steps_trained):
+            raise RefusedError(
+                "LearningRateFinder would look for a learning rate before the weights are loaded that training starts "
+                "from: call model.load_pretrained() first, or leave it out"
+            )
 
     def on_fit_start(self) -> None:
         """Load what training starts from, unless it goes on; put cached backgrounds into the batches of phase 2."""
-        resumed, loaded_step = self.trainer.ckpt_path is not None, self.loaded_step
         super().on_fit_start()
-        if not (resumed or loaded_step or self._has_start):
+        if not (self.trainer.ckpt_path is not None or self.steps_trained or self._has_start):
             self.load_pretrained()
         data = getattr(self.trainer, "datamodule", None)
-        starts_frozen = (loaded_step if resumed else 0) < self.hp.frozen_steps
-        if starts_frozen and self.hp.cache_backgrounds and isinstance(data, SceneDataModule):
+        if self.frozen and self.hp.cache_backgrounds and isinstance(data, SceneDataModule):
             scenes = data.datasets["train"]
             if isinstance(scenes, WithBackgrounds):  # of a training that broke off
                 scenes = scenes.scenes

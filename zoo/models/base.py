@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.batch import Batch
 from datamodules.images import Fit
 from zoo.evaluation import SceneMetrics
+from zoo.layers.noise import mixed_seed, seeded
 from zoo.layers.schedules import Schedule, check_schedule, schedule_value
 from zoo.scene import Scene
 
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
     from zoo.prediction import Prediction
 
 FORMAT_VERSION = 1
+_STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second where weights are averaged
+
+
+class RefusedError(ValueError):
+    """Something that a model cannot do, as it was asked to; the message names the fix."""
 
 
 class ObjectModel(LightningModule):
@@ -35,19 +44,29 @@ class ObjectModel(LightningModule):
 
     Hyperparameters named in `schedules` may be numbers or [start, end, steps, shape]; read them by `self.scheduled`.
 
+    Where a model stands in its training is its own: `steps_trained`, the buffer `step` of its state. A trainer that
+    fits it counts there; who optimises it otherwise, in a loop or a module of their own, calls `advance`.
+
     Attributes:
         term_weights: Name of a loss term to its weight; terms that are not named have weight 1.
         schedules: Names of the hyperparameters that follow a schedule.
+        adam: Further arguments of the optimiser.
+        step: () int64, optimiser steps behind the weights; read `steps_trained`, for which no GPU is waited.
     """
 
     schedules: tuple[str, ...] = ("lr",)
+    adam: dict[str, Any] = {}
+    step: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.term_weights: dict[str, Schedule] = {}
         self.val_metrics, self.test_metrics = SceneMetrics(), SceneMetrics()
         self.data_record: dict[str, Any] | None = None
-        self.loaded_step = 0  # of what was loaded, or of the last training
+        self.register_buffer("step", torch.tensor(0))
+        self._steps = 0  # what `step` holds
+        self._counted: int | None = None  # the trainer's steps, as far as they are in `step`
+        self._noise_seed: int | None = None  # of the training
         self.facts: dict[str, Any] = {}  # what its checkpoint says of training and results
 
     # what a paper defines
@@ -122,17 +141,45 @@ class ObjectModel(LightningModule):
     @property
     def steps_trained(self) -> int:
         """Optimiser steps behind the weights: schedules of a trained model stand where its training ended."""
-        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        return self.global_step if fits else self.loaded_step
+        return self._steps
+
+    @steps_trained.setter
+    def steps_trained(self, steps: int) -> None:
+        self._steps = steps
+        self.step.fill_(steps)
+
+    def advance(self, steps: int = 1) -> None:
+        """Count optimiser steps. For whoever optimises the model without fitting it by a trainer of its own."""
+        self.steps_trained = self._steps + steps
+
+    def _follow_trainer(self) -> None:
+        """Count the steps that the trainer which fits this model has taken since it was last looked at."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            taken = self._trainer.global_step
+            if self._counted is not None and taken > self._counted:
+                self.advance(taken - self._counted)
+            self._counted = taken
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
+    ) -> None:
+        """Know the step that is loaded; weights kept before there was one leave it as it is."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
+        if prefix + "step" in state_dict:
+            self._steps = int(self.step)
+        elif prefix + "step" in missing:
+            missing.remove(prefix + "step")
 
     # steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the loss terms."""
-        _seed_noise(self.global_step, self.global_rank, batch_idx % self._accumulated())
-        terms = self.losses(batch)
+        self._follow_trainer()
+        with self._own_noise(batch_idx):
+            terms = self.losses(batch)
         loss = self._total(terms)
-        logs = self.global_step % getattr(self._trainer, "log_every_n_steps", 1) == 0
+        every = getattr(self._trainer, "log_every_n_steps", 1)
+        logs = every > 0 and self.global_step % every == 0
         if logs or self.device.type == "cpu":  # a GPU is only asked when it has to answer anyway
             self._check_finite(terms)
         if logs:
@@ -156,8 +203,8 @@ class ObjectModel(LightningModule):
 
     def _evaluate(self, batch: Batch, batch_idx: int, stage: str) -> None:
         image = batch["image"]
-        _seed_noise(batch_idx, self.global_rank)
-        terms = self.losses(batch)
+        with seeded(mixed_seed(self.global_rank, step=batch_idx), self.device):  # the same in every validation
+            terms = self.losses(batch)
         total = self._total(terms)
         for name, value in {**terms, "loss": total}.items():
             self.log(f"{stage}/{name}", value, batch_size=len(image), sync_dist=True, on_epoch=True)
@@ -184,9 +231,14 @@ class ObjectModel(LightningModule):
         """Log the metrics of the test set."""
         self._end_epoch("test")
 
-    def _accumulated(self) -> int:
-        """Batches whose gradients make a step."""
-        return int(getattr(self._trainer, "accumulate_grad_batches", 1))
+    def _own_noise(self, batch_idx: int) -> AbstractContextManager[None]:
+        """Noise as a function of the training's seed, the model's step, the process and the batch among the step's.
+
+        So a resumed run draws what the uninterrupted one did, and nobody else's random numbers are touched.
+        """
+        seed = torch.initial_seed() if self._noise_seed is None else self._noise_seed
+        part = batch_idx % int(getattr(self._trainer, "accumulate_grad_batches", 1))  # of the batches of a step
+        return seeded(mixed_seed(seed, self.global_rank, part, step=self.steps_trained), self.device)
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
         weights = {name: schedule_value(self.term_weights.get(name, 1.0), self.steps_trained) for name in terms}
@@ -283,18 +335,38 @@ class ObjectModel(LightningModule):
         return self.parameters()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam. A group of parameters follows the hyperparameter that its `lr_name` names, `lr` by default."""
-        return torch.optim.Adam(self.parameter_groups(), lr=self.scheduled("lr"), fused=True)
+        """Adam. A group of parameters follows the hyperparameter that its `lr_name` names, `lr` by default.
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set learning rates from the step alone, so that they hold in a resumed run, changed ones too."""
-        for optimizer in self.trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.scheduled(group.get("lr_name", "lr"))
+        Fused, unless precision is mixed: fused steps unscale gradients themselves, too late for clipping.
+        """
+        mixed = self._trainer is not None and isinstance(self._trainer.precision_plugin, MixedPrecision)
+        return self.follow_schedules(torch.optim.Adam(self.parameter_groups(), **self.adam, fused=not mixed))
+
+    def follow_schedules(self, optimizer: torch.optim.Optimizer) -> OptimizerLRScheduler:
+        """What `configure_optimizers` returns for an optimiser whose learning rates are the model's schedules."""
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": ScheduledLR(optimizer, self), "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take the user's seed for the noise, unless a run goes on, and learning rates as they are wished for now."""
+        if self._noise_seed is None or self.trainer.ckpt_path is None:
+            self._noise_seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ScheduledLR):
+                config.scheduler.renew()
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step, once the step that it is for is counted."""
+        self._follow_trainer()
+        super().lr_scheduler_step(scheduler, metric)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Count the step, for when the model has left this trainer."""
-        self.loaded_step = self.global_step
+        """Count the step."""
+        self._follow_trainer()
+
+    def on_train_end(self) -> None:
+        """Count the last step; what the trainer does from here on is no training."""
+        self._follow_trainer()
+        self.steps_trained, self._counted = self._steps, None  # averaging of weights may have averaged the buffer
 
     def configure_gradient_clipping(
         self,
@@ -309,8 +381,8 @@ class ObjectModel(LightningModule):
     # checkpoints
 
     def on_fit_start(self) -> None:
-        """Remember what the model is trained on, for its checkpoints; from here on the trainer counts the steps."""
-        self.loaded_step, self.facts = 0, {}
+        """Remember what the model is trained on, for its checkpoints."""
+        self._counted, self.facts = None, {}
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.data_record = {
@@ -330,24 +402,38 @@ class ObjectModel(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the record, from which `zoo.load` and the command line rebuild model and data."""
+        """Add the record, from which `zoo.load` and the command line rebuild model and data, and the noise's seed."""
+        self._follow_trainer()
         checkpoint["zoo"] = self.record()
+        checkpoint["noise_seed"] = self._noise_seed
+        for name in _STATES:  # which may have been taken before the last step was counted, or be an average
+            if "step" in checkpoint.get(name, {}):
+                checkpoint[name]["step"] = torch.tensor(self.steps_trained)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the checkpoint's model was trained on, and for how long."""
-        self.data_record = (checkpoint.get("zoo") or {}).get("data")
-        self.loaded_step = checkpoint["global_step"]
+        """Take over what the checkpoint's model was trained on, for how long, and from which seed."""
+        record = checkpoint.get("zoo") or {}
+        self.data_record = record.get("data")
+        self._noise_seed = checkpoint.get("noise_seed")
+        step = record.get("step", checkpoint["global_step"])
+        checkpoint["state_dict"].setdefault("step", torch.tensor(step))  # of before it was there
+
+
+class ScheduledLR(LambdaLR):
+    """Learning rates as a model's schedules have them at its own step, for each group by its `lr_name`."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, model: ObjectModel) -> None:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = 1.0  # the factor is the rate
+        names = [group.get("lr_name", "lr") for group in optimizer.param_groups]
+        super().__init__(optimizer, [lambda _, name=name: model.scheduled(name) for name in names])  # type: ignore[misc]
+
+    def renew(self) -> None:
+        """Set the rates of now, where a run goes on with others than its checkpoint had."""
+        for group, rate in zip(self.optimizer.param_groups, self.lr_lambdas, strict=True):
+            group["lr"] = rate(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def _range(image: Tensor) -> str:
     return f"{image.min().item():.4g} to {image.max().item():.4g}" if image.numel() else "no pixels"
-
-
-def _seed_noise(step: int, rank: int, part: int = 0) -> None:
-    """Make random numbers a pure function of seed, step, rank, and which of a step's batches it is.
-
-    So a resumed run draws what the uninterrupted one did.
-    """
-    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-    # A CPU's generator looks at 32 bits alone: parts are spread over these.
-    torch.manual_seed((seed * 1_000_003 + step) * 4096 + rank + part * 0x9E3779B1)

@@ -31,6 +31,7 @@ from zoo.layers.distributions import (
     relaxed_bernoulli,
 )
 from zoo.layers.glimpses import extract_glimpses
+from zoo.layers.noise import seeded
 from zoo.layers.renderer import METHODS, render
 from zoo.layers.schedules import Schedule
 from zoo.layers.wavefront import encode_in_waves, num_neighbors
@@ -349,8 +350,7 @@ class SPAIR(ObjectModel):
         """Detect the objects of (B, C, H, W) images in [0, 1]; slots are the grid's cells in raster order."""
         hp = self.hp
         if hp.sample_outside_training:
-            with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-                torch.manual_seed(0)
+            with seeded(0, image.device):
                 noise = self.draw_noise(image, sample=True)
         else:
             noise = self.draw_noise(image, sample=False)

@@ -110,7 +110,7 @@ def test_defaults_are_the_papers() -> None:
     assert [schedule_value(hp.lr, step) for step in rates] == pytest.approx(list(rates.values()))
     weights = {0: 0, 5000: 2.5e-3, 10000: 1e-2, 99999: 1e-2}
     assert [schedule_value(hp.entropy_weight, step) for step in weights] == pytest.approx(list(weights.values()))
-    (group,) = ASTSeg(**SMALL).configure_optimizers().param_groups
+    (group,) = ASTSeg(**SMALL).configure_optimizers()["optimizer"].param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.98), 1e-9, 0)
     assert {m.p for m in model.encoder.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
     # the authors' program: 3.16 M, 47.26 M and 0.191 M
@@ -177,7 +177,7 @@ def test_glimpses_stay_at_one_size_until_the_gain_rises() -> None:
     model.features.forward = lambda image: 1e3 * torch.randn(9, 3 + 3 + 8, 16, 16)
     sizes = {}
     for step in (9, 10):
-        model.loaded_step = step
+        model.steps_trained = step
         with torch.no_grad():
             boxes = model.infer(*torch.rand(2, 9, 1, 64, 64))["boxes"]
         sizes[step] = boxes[..., 2:] - boxes[..., :2]
@@ -271,7 +271,7 @@ def test_heads_are_spread_over_the_image_until_the_schedule_ends() -> None:
     model.features.forward = lambda image: torch.zeros(1, 10 + 3 + 8, 16, 16)
     places = {}
     for step in (0, 100):
-        model.loaded_step = step
+        model.steps_trained = step
         with torch.no_grad():
             boxes = model.eval().infer(*torch.rand(2, 1, 1, 64, 64))["boxes"][0]
         places[step] = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -175,7 +175,7 @@ def test_categories_and_attributes_are_held_back() -> None:
     model = DiscreteAIR(**{**SMALL, **CURES, "uniform_category_steps": [10, 20], "attribute_steps": [30, 30]})
     batch = {"image": torch.rand(2, 1, 24, 24)}
     for step, shares in ((0, [0, 0]), (10, [0, 0]), (15, [0.5, 0]), (20, [1, 0]), (29, [1, 0]), (31, [1, 1])):
-        model.loaded_step = step
+        model.steps_trained = step
         model.train().losses(batch)
         assert model.released.tolist() == shares
     assert DiscreteAIR(**SMALL).released.tolist() == [1, 1]

@@ -211,7 +211,7 @@ def test_overlap_leaves_with_its_weight() -> None:
     expected = straightforward_overlap.overlap(color, alpha * q["presence"][..., None], q["boxes"], (32, 32))
     torch.testing.assert_close(terms["overlap"], expected.mean())
     assert terms["overlap"] > 1
-    model.loaded_step = 10
+    model.steps_trained = 10
     assert "overlap" not in model.losses({"image": image})
 
 
@@ -271,7 +271,7 @@ def test_the_mixture_is_detached_at_first() -> None:
         torch.manual_seed(0)
         model = GMAIR(**{**SMALL, "detached_prior_steps": 5, "what_prior_at": where}).train()
         for step, learns in ((4, False), (5, True)):
-            model.loaded_step = step
+            model.steps_trained = step
             model.zero_grad()
             model.losses({"image": torch.rand(2, 1, 32, 32)})["kl_what"].backward()
             assert any(p.grad is not None for p in model.what_encoder.parameters())
