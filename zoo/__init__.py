@@ -7,6 +7,10 @@ is used.
 
 from typing import TYPE_CHECKING, Any
 
+from zoo import _beside
+
+_beside.install()
+
 if TYPE_CHECKING:
     from zoo.scene import Scene as Scene
     from zoo.weights import list_models as list_models

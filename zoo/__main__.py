@@ -2,9 +2,12 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
+from zoo import _beside
 from zoo.registry import PluginError
 
 _TRAINER_VERBS = {
@@ -85,11 +88,16 @@ def _first_comment(path: Path) -> str:
 def main() -> None:
     """Run a verb; exits with 2 for one that is not known."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    warnings.filterwarnings("ignore", category=_beside.HiddenModuleWarning)  # nobody here misses what is hidden
     try:
         _run(verb)
         sys.stdout.flush()
     except PluginError as error:
         sys.exit(f"zoo: {error}")
+    except ImportError as error:  # unless a module of the user's does
+        if (said := _beside.explain(error)) is None:
+            raise
+        sys.exit(f"zoo: {said}")
     except BrokenPipeError:  # `python -m zoo list | head`: nothing is left to say, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -115,4 +123,7 @@ def _run(verb: str) -> None:
 
 
 if __name__ == "__main__":
+    # Processes that are spawned import what this says before all else, unless it ends with `__main__`: so they know,
+    # as this one does, where our packages are.
+    __spec__ = find_spec("zoo")
     main()
