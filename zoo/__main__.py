@@ -67,7 +67,9 @@ def listing() -> str:
 
     checkpoints = {}
     for name, record in weights.list_weights().items():
-        metrics = ", ".join(f"{k} {record['metrics'][k]:.3f}" for k in _HEADLINES if k in record.get("metrics", {}))
+        metrics = ", ".join(
+            f"{k} {record['metrics'][k]:.3f}" for k in _HEADLINES if record.get("metrics", {}).get(k) is not None
+        )
         data = (record.get("data") or {}).get("name", "?")
         size = f"{record.get('parameters', 0) / 1e6:.2f} M parameters, {record['size'] / 1e6:.1f} MB"
         experiment = record.get("training", {}).get("experiment")

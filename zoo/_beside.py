@@ -62,6 +62,4 @@ def _is_ours(name: str, origin: str) -> bool:
 
 
 def _explain(name: str, theirs: Path) -> str:
-    return (
-        f"`import {name}` means the object-centric zoo's package here, and not {theirs}: rename yours if you need both"
-    )
+    return f"`import {name}` means the object-centric zoo's here, and not {theirs}: rename yours if you need both"

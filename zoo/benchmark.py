@@ -30,7 +30,7 @@ from typing import IO, Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from zoo import results
-from zoo.weights import write_whole
+from zoo.files import write_whole
 
 try:
     import fcntl
@@ -207,7 +207,7 @@ def _outcome(running: Running) -> str:
     job, minutes = running.job, (time.monotonic() - running.since) / 60
     if job.run is not None:
         metrics = json.loads((job.run / "run.json").read_text(encoding="utf-8"))["metrics"]
-        shown = [f"{name} {metrics[name]:.3f}" for name in results.HEADLINES if name in metrics]
+        shown = [f"{name} {metrics[name]:.3f}" for name in results.HEADLINES if metrics.get(name) is not None]
         return f"{job.name}: {', '.join(shown)}, {minutes:.1f} minutes"
     said = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
     code = running.process.returncode

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import results
-from zoo.weights import write_whole
+from zoo.files import write_json
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -147,7 +147,7 @@ def main(args: list[str] | None = None) -> None:
         entity = options.entity or os.environ.get("WANDB_ENTITY") or (_account() if online else "")
         view = workspace(options.wandb_project, entity, options.name)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, (json.dumps(specification(view), indent=1) + "\n").encode())
+        write_json(options.out, specification(view))
         print(options.out)
         if online:
             print(send(view))

@@ -13,7 +13,6 @@ What a program does is compared with the model on random images before it is wri
 import argparse
 import contextlib
 import io
-import json
 import logging
 import sys
 import tempfile
@@ -28,9 +27,9 @@ from torch import Tensor, nn
 from datamodules.base import check
 from datamodules.converted import pair_of_sides
 from zoo import weights
+from zoo.files import to_json, write_whole
 from zoo.layers import renderer
 from zoo.prediction import target_size
-from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -111,7 +110,7 @@ def export(
 
 def _to_torch(program: torch.export.ExportedProgram, about: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"zoo.json": json.dumps(about)})
+    torch.export.save(program, buffer, extra_files={"zoo.json": to_json(about)})
     return buffer.getvalue()
 
 
@@ -122,7 +121,7 @@ def _to_onnx(program: torch.export.ExportedProgram, about: dict[str, Any]) -> by
     names = [*program.call_spec.out_spec.context]
     converted = torch.onnx.export(program, input_names=["image"], output_names=names, dynamo=True, verbose=False)
     assert converted is not None
-    converted.model.metadata_props["zoo"] = json.dumps(about)
+    converted.model.metadata_props["zoo"] = to_json(about)
     with tempfile.TemporaryDirectory() as folder:
         converted.save(Path(folder, "model.onnx"))
         return Path(folder, "model.onnx").read_bytes()

@@ -10,7 +10,6 @@ Writes to the folder OUT
 
 import argparse
 import io
-import json
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -28,10 +27,10 @@ import zoo
 from datamodules.errors import ImageError
 from datamodules.images import Fit, image_files, read_image, unfit_mask
 from zoo import weights
+from zoo.files import write_json, write_whole
 from zoo.overlay import draw_objects
 from zoo.prediction import Prediction, pick_device, predict_batches, target_size
 from zoo.scene import FoundObject
-from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -177,7 +176,7 @@ def _write(target: Path, content: dict[str, Any], vectors: list[list[float]], di
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_whole(target / "vectors.npz", buffer.getvalue())
-    write_whole(target / "predictions.json", (json.dumps(content) + "\n").encode())  # last: all else is there then
+    write_json(target / "predictions.json", content, indent=None)  # last: all else is there then
 
 
 def _save_picture(picture: Image.Image, path: Path) -> None:

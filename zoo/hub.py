@@ -1,12 +1,12 @@
 """Trained models for others: a folder that says what it holds, and the Hugging Face hub."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry, weights
+from zoo.files import to_json, write_json, write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -27,9 +27,9 @@ def save_pretrained(
     target.mkdir(parents=True, exist_ok=True)
     payload, record = weights.pack(model, **facts)
     card = model_card(record, name or target.resolve().name, weights_license)
-    weights.write_whole(target / weights.HUB_WEIGHTS, payload)
-    weights.write_whole(target / weights.HUB_RECORD, (json.dumps(record, indent=2) + "\n").encode())
-    weights.write_whole(target / "README.md", card.encode())
+    write_whole(target / weights.HUB_WEIGHTS, payload)
+    write_json(target / weights.HUB_RECORD, record, indent=2)
+    write_whole(target / "README.md", card.encode())
     return target
 
 
@@ -71,7 +71,7 @@ def model_card(record: dict[str, Any], name: str, weights_license: str) -> str:
 
     kind, data = record["class"], record.get("data") or {}
     data_name, measured = data.get("name", "unknown data"), record.get("metrics", {})
-    metrics = {metric: measured[metric] for metric in METRIC_NAMES if metric in measured}  # and no loss terms
+    metrics = {name: measured[name] for name in METRIC_NAMES if measured.get(name) is not None}  # and no loss terms
     known = registry.models().get(kind)
     evaluations = [
         EvalResult(
@@ -139,4 +139,4 @@ def _table(head: tuple[str, str], rows: Any) -> str:
 
 
 def _code(content: dict[str, Any]) -> str:
-    return f"```json\n{json.dumps(content, indent=1)}\n```"
+    return f"```json\n{to_json(content, indent=1)}\n```"

@@ -8,7 +8,6 @@ this machine alone, and needs nothing but a browser: no network, no further pack
 import argparse
 import base64
 import io
-import json
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundE
 from datamodules.images import from_pillow
 from zoo import weights
 from zoo.callbacks.pictures import category_color, to_picture
+from zoo.files import to_json
 from zoo.overlay import draw_objects
 from zoo.prediction import pick_device, target_size
 from zoo.scene import Scene
@@ -253,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _json(content: Any) -> bytes:
-    return json.dumps(content).encode()
+    return to_json(content).encode()
 
 
 def main(args: list[str] | None = None) -> None:

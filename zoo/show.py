@@ -28,9 +28,9 @@ from zoo.callbacks.pictures import (
     sheet_of,
     to_picture,
 )
+from zoo.files import write_whole
 from zoo.prediction import pick_device, predict
 from zoo.scene import Scene
-from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel

@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry
+from zoo.files import write_json
+from zoo.files import write_whole as write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,7 @@ def save(model: "ObjectModel", path: str | os.PathLike[str], *, half: bool = Fal
     base.parent.mkdir(parents=True, exist_ok=True)
     payload, record = pack(model, half=half, **facts)
     write_whole(base.with_name(base.name + ".safetensors"), payload)
-    write_whole(base.with_name(base.name + ".json"), (json.dumps(record, indent=2) + "\n").encode())
+    write_json(base.with_name(base.name + ".json"), record, indent=2)
     return base.with_name(base.name + ".safetensors")
 
 
@@ -284,7 +285,8 @@ def _run_facts(path: Path) -> dict[str, Any]:
     training = {key: run[key] for key in about if run.get(key) not in (None, "")}
     from zoo.evaluation import METRIC_NAMES
 
-    metrics = {key: run["metrics"][key] for key in METRIC_NAMES if key in run.get("metrics", {})}
+    measured = run.get("metrics", {})
+    metrics = {key: measured[key] for key in METRIC_NAMES if measured.get(key) is not None}  # defined there
     return {"training": training} | ({"metrics": metrics} if metrics else {})
 
 
@@ -300,19 +302,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _portable(init_args: dict[str, Any]) -> dict[str, Any]:
     """Without what holds on one machine only."""
     return {k: v for k, v in init_args.items() if k not in ("data_dir", "num_workers")}
-
-
-def write_whole(path: Path, payload: bytes) -> None:
-    """Write under a temporary name, then rename: no half-written file, whatever happens."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(payload)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def newest(runs: Iterable[Path], name: str) -> Path | None:

@@ -9,8 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
+from zoo.files import write_whole
 from zoo.models.base import ObjectModel
-from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

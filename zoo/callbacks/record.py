@@ -1,9 +1,7 @@
 """What is to be known of a run beside its metrics: what was run, at which revision, where, for how long."""
 
 import json
-import os
 import platform
-import resource
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 import zoo
 from zoo.evaluation import METRIC_NAMES
+from zoo.files import write_json
+
+try:
+    import resource
+except ImportError:  # not a POSIX system
+    resource = None  # type: ignore[assignment]
 
 
 class RunRecord(Callback):
@@ -78,7 +82,7 @@ class RunRecord(Callback):
                 "steps": trainer.global_step,
                 "parameters": sum(p.numel() for p in pl_module.parameters()),
                 "wall_s": round(self._elapsed, 3),
-                "peak_memory_gb": round(_peak_memory(device), 2),
+                "peak_memory_gb": _peak_memory(device),
                 "hardware": _hardware(device, trainer.world_size),
                 "torch": torch.__version__,
                 "history": self._history,
@@ -101,9 +105,7 @@ class RunRecord(Callback):
 
 def _write(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_json(path, record)
 
 
 def _revision() -> str:
@@ -122,12 +124,14 @@ def _revision() -> str:
     return said.stdout.strip()
 
 
-def _peak_memory(device: torch.device) -> float:
-    """GiB: on a GPU, of tensors; else, of the process."""
+def _peak_memory(device: torch.device) -> float | None:
+    """GiB: on a GPU, of tensors; else, of the process; null where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    if resource is None:
+        return None
     unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, 2)
 
 
 def _hardware(device: torch.device, processes: int) -> str:

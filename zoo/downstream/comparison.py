@@ -68,7 +68,9 @@ def draw_progress(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         The figure; None where no run has validated.
     """
     histories = [(_label(record), record.get("history") or []) for record in records]
-    metrics = [name for name in results.HEADLINES if any(name in point for _, own in histories for point in own)]
+    metrics = [
+        name for name in results.HEADLINES if any(point.get(name) is not None for _, own in histories for point in own)
+    ]
     if not metrics:
         return None
     labels = list(dict.fromkeys(label for label, own in histories if own))
@@ -78,7 +80,7 @@ def draw_progress(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     for ax, metric in zip(axes, metrics, strict=True):
         for label, own in histories:
-            points = [(point["wall_s"] / seconds, point[metric]) for point in own if metric in point]
+            points = [(point["wall_s"] / seconds, point[metric]) for point in own if point.get(metric) is not None]
             if points:
                 color = f"C{labels.index(label) % 10}"
                 ax.plot(*zip(*points, strict=True), color=color, marker="o", markersize=2.5, linewidth=1.2, alpha=0.8)

@@ -1,6 +1,5 @@
 """What `python -m zoo cluster` does: results as JSON, pictures, and a table."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -14,8 +13,9 @@ from datamodules import SceneDataModule
 from zoo.callbacks.clusters import publish
 from zoo.downstream.clustering import Clustering, cluster
 from zoo.downstream.embedding import TITLES, draw_curves, draw_embedding, read_curves
+from zoo.files import write_json
 from zoo.models.base import ObjectModel
-from zoo.weights import SHIPPED, write_whole
+from zoo.weights import SHIPPED
 
 SCORES = ("hungarian_accuracy", "cluster_purity", "nmi")
 
@@ -53,7 +53,7 @@ def report(
     shipped = checkpoint is not None and checkpoint.parent == SHIPPED
     source = None if checkpoint is None else checkpoint.stem if shipped else str(checkpoint)
     record = {"checkpoint": source, **result.record()}
-    write_whole(folder / "clustering.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_json(folder / "clustering.json", record, indent=2)
     figures = {"embedding": draw_embedding(result.detections, result.clusters, seed=seed)}
     history = checkpoint.parent.parent / "metrics.csv" if checkpoint else None
     if history and history.is_file() and (curves := read_curves(history)):

@@ -1,0 +1,67 @@
+"""The configurations that come with the zoo, by their names: `spair`, `quick/spair`, `experiments/gmair/fruit2d`."""
+
+import difflib
+from pathlib import Path
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class ConfigurationError(ValueError):
+    """A configuration that is not there, or that nobody can read."""
+
+
+def folder() -> Path:
+    """Where they are: `configs` of a clone, or of the installed package, where they lie within `zoo`."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "configs", package.parent / "configs") if path.is_dir())
+
+
+def names() -> dict[str, Path]:
+    """Files by their names, which are paths in `folder()` without the suffix."""
+    root = folder()
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find(given: str) -> Path:
+    """The file that a path or a name means; a path to a file comes first.
+
+    Args:
+        given: A path; or a name as in `names()`, with or without `configs/` before it and the suffix behind.
+
+    Raises:
+        ConfigurationError: There is none; the message says what there is.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    known = names()
+    name = given.replace("\\", "/").removeprefix("./").removeprefix("configs/")
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    if name in known:
+        return known[name]
+    if path.is_dir():
+        raise ConfigurationError(f"{given} is a folder: --config takes a YAML file, or one of {', '.join(known)}")
+    close = difflib.get_close_matches(name, known, n=2) or [own for own in known if own.split("/")[-1] == name][:2]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}, and your own files"
+    raise ConfigurationError(f"there is no configuration {given!r}: {hint}")
+
+
+def read(path: Path) -> str:
+    """The text of a configuration in UTF-8, or in UTF-16 with a byte order mark.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8") from None
+
+
+def summary(path: Path) -> str:
+    """The first line of its comment."""
+    first = read(path).split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
