@@ -5,42 +5,42 @@ anew. Training looks at images alone; boxes and masks are for the metrics.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
-from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
 from datamodules.base import SceneDataModule, check
 from datamodules.cache import cache_folder, data_folder
+from datamodules.coco import AnnotatedImage, Report, read_coco
+from datamodules.coco_values import AnnotationError, Id, few, paint
 from datamodules.converted import Array, ConvertedScenes, converted, pack_scene, pair_of_sides
 from datamodules.digits import SPLITS, Split
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError, ImageError
 from datamodules.generated import size_name
-from datamodules.images import Fit, fit_boxes, fit_image, fit_mask, image_files, place_image, read_image, to_channels
+from datamodules.images import (
+    Fit,
+    fit_boxes,
+    fit_image,
+    fit_mask,
+    image_files,
+    orientation,
+    place_image,
+    read_image,
+    to_channels,
+    turn_boxes,
+    turn_mask,
+)
+from datamodules.mask_files import VoidWatch, read_ids
+from datamodules.named_files import match_files
+from datamodules.split_folders import deal, split_folders
 
-VERSION = 1  # of the conversion: raise it whenever the same files give other arrays
-_NAMED = 3  # files that a message names
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """What COCO's JSON says of an image.
-
-    Attributes:
-        objects: Its annotations, crowds left out.
-        size: (H, W) that their coordinates are in.
-    """
-
-    objects: list[dict[str, Any]]
-    size: tuple[int, int]
+VERSION = 2  # of the conversion: raise it whenever the same files give other arrays
 
 
 class ImageFolder(ConvertedScenes):
@@ -59,23 +59,31 @@ class ImageFolder(ConvertedScenes):
         super().__init__(folder, label="labels" if labelled else None)
         self.files = [files[i] for i in self._arrays["files"].tolist()]
 
+    @property
+    def objects(self) -> int:
+        """In all images; 0 where nobody knows."""
+        return int(self._arrays["counts"].sum()) if "counts" in self._arrays else 0
+
 
 class ImageFolderDataModule(SceneDataModule):
-    """One's own images: those in the folders `train`, `val` and `test`, or, where there are none such, all, dealt.
+    """One's own images: those in the folders `train`, `val` (or `valid`) and `test`, or, without these, all, dealt.
 
     Args:
         folder: With images, at any depth.
-        annotations: JSON file(s) in COCO's format, in `folder` or by their full path: boxes, classes, and masks if
-            every annotation has one. An image's `file_name` is relative to the folder, or to that of its split.
+        annotations: JSON file(s) in COCO's format, in `folder`, in each of its splits' folders, or by their full path:
+            boxes, classes, and masks if every object has one. An image's `file_name` is relative to the JSON's folder,
+            to `folder` or to that of its split.
         masks: Folder of images of ids, 0 for the background, named as the images are (`a/b.jpg` has `a/b.png`); ids may
             be numbers of 8 or 16 bits, a palette's, or colours. Boxes are tight around them.
+        void_ids: Ids in masks that are no objects but background, as 255 is in VOC's; a colour's is 65536 red + 256
+            green + blue. Null: none, with a warning where an id looks so.
         image_size: Side in pixels that images are resized to, or [height, width].
         fit: How: `stretch` ignores proportions, `pad` keeps them, with black at two sides.
         channels: 1 or 3; grey images are repeated, colours become their luma.
         max_objects: The most objects in an image, at most 255.
         shares: Of images for training, validation and testing where they are dealt, which is by a hash of their names.
-        skip_bad: Leave out images that cannot be read or that annotations do not know, with a warning that names them,
-            instead of stopping at the first.
+        skip_bad: Leave out annotations that contradict themselves, and images that cannot be read or that annotations
+            do not know, and count them by their reasons, instead of stopping at the first.
         data_dir: In whose `cache` the resized images go (in the user's cache folder if it is read-only); null: the
             environment variable ZOO_DATA, else `data`.
         batch_size: Training scenes in a batch of one process.
@@ -96,6 +104,7 @@ class ImageFolderDataModule(SceneDataModule):
         folder: str,
         annotations: str | Sequence[str] | None = None,
         masks: str | None = None,
+        void_ids: Sequence[int] | None = None,
         image_size: int | Sequence[int] = 128,
         fit: Fit = "stretch",
         channels: int = 3,
@@ -118,8 +127,11 @@ class ImageFolderDataModule(SceneDataModule):
         good = len(shares) == 3 and all(share > 0 for share in shares)
         check("shares", shares, good, "three numbers above 0, for training, validation and testing")
         check("masks", masks, masks is None or annotations is None, "null where there are annotations")
-        self._known: dict[Path, Annotation] | None = None
-        self._categories: list[int] = []
+        check("void_ids", void_ids, void_ids is None or masks is not None, "null where there are no masks")
+        self._known: dict[Path, AnnotatedImage] | None = None
+        self._categories: dict[Id, int] = {}  # places of categories by id
+        self._report = Report(skip_bad)
+        self._said = ""
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -145,6 +157,22 @@ class ImageFolderDataModule(SceneDataModule):
         """As given."""
         return self.hparams["max_objects"]
 
+    def prepare_data(self) -> None:
+        """Resize the images of all splits, where that has not been done yet, and say what there is."""
+        read = {split: self.make_dataset(split) for split in SPLITS}
+        images = ", ".join(f"{len(dataset)} {split}" for split, dataset in read.items())
+        parts = [f"{self.root}: {sum(map(len, read.values()))} images ({images})"]
+        left_out = sum(len(self.split_files(split)) - len(dataset) for split, dataset in read.items())
+        parts += [f"{left_out} images left out"] * bool(left_out)
+        if self._known is not None or self.hparams["masks"] is not None:
+            parts.append(f"{sum(dataset.objects for dataset in read.values())} objects")
+        if self._known is not None:
+            parts += [f"{len(self._categories)} categories", *filter(None, [str(self._report)])]
+        said = ", ".join(parts)
+        if said != self._said:  # the trainer asks before each of its tasks
+            rank_zero_info(said)
+        self._said = said
+
     def split_files(self, split: Split) -> list[Path]:
         """Image files of a split, sorted by their names.
 
@@ -152,32 +180,20 @@ class ImageFolderDataModule(SceneDataModule):
             DatasetNotFoundError: There are none.
         """
         try:
-            if (self.root / "train").is_dir():
-                missing = [name for name in SPLITS if not (self.root / name).is_dir()]
-                if missing:
-                    raise DatasetNotFoundError(f"{self.root} has a folder train, but not {' and '.join(missing)}")
-                return image_files(self.root / split)
+            if folders := self._split_folders():
+                return image_files(folders[split])
             files = image_files(self.root)
         except FileNotFoundError as error:
             raise DatasetNotFoundError(str(error)) from None
         masks = self._masks_folder()
         if masks is not None and masks.is_relative_to(self.root):
             files = [path for path in files if not path.is_relative_to(masks)]
-        if len(files) < len(SPLITS):
-            raise DatasetNotFoundError(
-                f"{len(files)} images in {self.root}: training, validation and test need one each"
-            )
-        dealt = sorted(files, key=lambda path: hashlib.sha256(path.relative_to(self.root).as_posix().encode()).digest())
-        train, val, _ = (share / sum(self.hparams["shares"]) * len(files) for share in self.hparams["shares"])
-        first = min(max(round(train), 1), len(files) - 2)
-        second = min(max(round(train + val), first + 1), len(files) - 1)
-        ends: dict[Split, tuple[int, int]] = {"train": (0, first), "val": (first, second), "test": (second, len(files))}
-        return sorted(dealt[slice(*ends[split])])
+        return deal(files, self.root, self.hparams["shares"])[split]
 
     def make_dataset(self, split: Split) -> ImageFolder:
         """The images of a split; resizes them if that has not been done yet, or if files have changed."""
         hp, known, files = self.hparams, self._annotations(), self.split_files(split)
-        has_masks = hp["masks"] is not None or (known is not None and self._all_segmented(known))
+        has_masks = hp["masks"] is not None or _outlined(known)
         fields: dict[str, Any] = {"images": (self.image_shape, "uint8"), "files": ((), "int32")}
         if known is not None or has_masks:
             boxes = "int16" if known is None else "float32"
@@ -185,8 +201,8 @@ class ImageFolderDataModule(SceneDataModule):
         if has_masks:
             fields["masks"] = (self.size, "uint8")
         if known is not None:
-            fields["labels"] = ((hp["max_objects"],), "int16")
-        options = {key: hp[key] for key in ("fit", "max_objects", "skip_bad", "annotations", "masks")}
+            fields["labels"] = ((hp["max_objects"],), "int32")
+        options = {key: hp[key] for key in ("fit", "max_objects", "skip_bad", "annotations", "masks", "void_ids")}
         parameters = {"folder": str(self.root.resolve()), "split": split, "version": VERSION, "shape": self.image_shape}
         folder = converted(
             cache_folder(data_folder(hp["data_dir"])),
@@ -194,7 +210,7 @@ class ImageFolderDataModule(SceneDataModule):
             parameters | options | {"shares": hp["shares"]},
             {"files": self._digest(files)},
             fields,
-            lambda start: islice(self._read(files, known, has_masks), start, None),
+            lambda start: islice(self._read(split, files, known, has_masks), start, None),
             len(files),
         )
         return ImageFolder(folder, files, labelled=known is not None)
@@ -202,53 +218,59 @@ class ImageFolderDataModule(SceneDataModule):
     # reading
 
     def _read(
-        self, files: Sequence[Path], known: Mapping[Path, Annotation] | None, has_masks: bool
+        self, split: Split, files: Sequence[Path], known: Mapping[Path, AnnotatedImage] | None, has_masks: bool
     ) -> Iterator[dict[str, Array]]:
         """Fields of each image."""
-        bad = []
+        report, watch, left_out = Report(self.hparams["skip_bad"]), VoidWatch(), len(files)
         for i, path in enumerate(files):
-            try:
-                scene = self._scene(path, known, has_masks)
-            except (ImageError, DatasetCorruptError) as error:
-                if not self.hparams["skip_bad"]:
-                    raise DatasetCorruptError(f"{error}; skip_bad: true leaves out such images") from error
-                bad.append(str(error))
-                continue
-            yield {**scene, "files": np.array(i)}
-        if bad:
-            more = f", and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-            rank_zero_warn(f"{len(bad)} of {len(files)} images left out: {'; '.join(bad[:_NAMED])}{more}")
+            with report.guard(str(path)):
+                scene = self._scene(path, known, has_masks, report, watch)
+                left_out -= 1
+                yield {**scene, "files": np.array(i)}
+        if left_out == len(files):
+            raise DatasetCorruptError(f"all {len(files)} images of the split {split} are bad: {report}")
+        if left_out:
+            rank_zero_warn(f"{left_out} of {len(files)} images left out: {report}")
+        elif report.noted:
+            rank_zero_warn(f"{split}: {report}")
+        if str(watch) and self.hparams["void_ids"] is None:
+            rank_zero_warn(f"{split}: {watch}")
 
-    def _scene(self, path: Path, known: Mapping[Path, Annotation] | None, has_masks: bool) -> dict[str, Array]:
+    def _scene(
+        self,
+        path: Path,
+        known: Mapping[Path, AnnotatedImage] | None,
+        has_masks: bool,
+        report: Report,
+        watch: VoidWatch,
+    ) -> dict[str, Array]:
         hp, most = self.hparams, self.hparams["max_objects"]
-        original = read_image(path)
-        image, place = fit_image(to_channels(original, hp["channels"]), self.size, hp["fit"])
+        try:
+            image, place = fit_image(to_channels(read_image(path), hp["channels"]), self.size, hp["fit"])
+        except ImageError as error:
+            raise AnnotationError("image", "cannot be read", str(error.__cause__ or error)) from error
         pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
         if known is None and not has_masks:
             return {"images": pixels.transpose(2, 0, 1)}
-        try:
-            if known is None:
-                mask = self._mask(path, place.size)
-                return pack_scene(pixels, fit_mask(mask, self.size, hp["fit"]), most)
-            if path not in known:
-                raise DatasetCorruptError(f"{path} is in none of the annotations")
-            own = known[path]
-            if own.size != place.size:
-                raise DatasetCorruptError(f"{path} has {place.size} pixels, its annotations are for {own.size}")
-            n = len(own.objects)
-            if n > most:
-                raise ValueError(f"{n} objects in a scene, expected at most {most}")
-        except ValueError as error:
-            if isinstance(error, DatasetCorruptError):
-                raise
-            raise ValueError(f"{path}: {error}; raise max_objects") from error
-        x, y, w, h = (torch.tensor([o["bbox"] for o in own.objects], dtype=torch.float32).view(-1, 4)).unbind(1)
-        boxes, labels = np.zeros((most, 4), np.float32), np.zeros(most, np.int16)
-        boxes[:n] = fit_boxes(torch.stack([x, y, x + w, y + h], 1), place).numpy()
-        labels[:n] = [self._categories.index(o["category_id"]) for o in own.objects]
+        if known is None:
+            mask = fit_mask(self._mask(path, place.size, report, watch), self.size, hp["fit"])
+            _check_count(int(np.count_nonzero(np.unique(mask))), most)
+            return pack_scene(pixels, mask, most)
+        if path not in known:
+            fix = f"they name {few(image.name for image in known.values())}: annotate it, or move it"
+            raise AnnotationError("image", "is in none of the annotations", fix)
+        own = known[path]
+        if len(own.objects) > most:
+            _check_count(max(len(image.objects) for image in known.values()), most)
+        how = _turn(path, own.size, place.size, report)
+        given = torch.tensor([o.box for o in own.objects], dtype=torch.float32).view(-1, 4)
+        n, boxes, labels = len(given), np.zeros((most, 4), np.float32), np.zeros(most, np.int32)
+        boxes[:n] = fit_boxes(turn_boxes(given, own.size, how), place).numpy()
+        labels[:n] = [self._categories[o.category] for o in own.objects]
         scene = {"images": pixels.transpose(2, 0, 1), "boxes": boxes, "labels": labels, "counts": np.array(n)}
         if has_masks:
-            scene["masks"] = fit_mask(_paint(own), self.size, hp["fit"])
+            ids = paint([o.outline for o in own.objects if o.outline is not None], own.size)
+            scene["masks"] = fit_mask(turn_mask(ids, how), self.size, hp["fit"])
         return scene
 
     def _masks_folder(self) -> Path | None:
@@ -260,115 +282,99 @@ class ImageFolderDataModule(SceneDataModule):
         assert folder is not None
         return (folder / path.relative_to(self.root)).with_suffix(".png")
 
-    def _mask(self, path: Path, size: tuple[int, int]) -> Array:
+    def _mask(self, path: Path, size: tuple[int, int], report: Report, watch: VoidWatch) -> Array:
         """(H, W) ids from 1, 0 for the background."""
         file = self._mask_file(path)
         try:
-            with Image.open(file) as picture:
-                ids = np.asarray(picture)
+            ids, tagged = read_ids(file, self.hparams["void_ids"] or (), watch)
         except FileNotFoundError:
-            raise DatasetCorruptError(f"{path} has no mask {file}") from None
-        except Exception as error:  # Pillow raises a dozen kinds for damaged files
-            raise DatasetCorruptError(f"{file} cannot be read as a mask: {error}") from error
-        if ids.ndim == 3:  # colours, black for the background
-            ids = ids[..., :3].astype(np.int64) @ np.array([65536, 256, 1])
-        if ids.shape != size:
-            raise DatasetCorruptError(f"{file} has {ids.shape} pixels, its image has {size}")
-        values, numbers = np.unique(ids, return_inverse=True)
-        return numbers.reshape(ids.shape) + int(values[0] != 0)
+            raise AnnotationError("image", "has no mask", f"there is no {file}") from None
+        except DatasetCorruptError as error:
+            raise AnnotationError("mask", "cannot be read", f"{file}: {error.__cause__}") from error
+        shape = (ids.shape[0], ids.shape[1])
+        return ids if tagged and shape == size else turn_mask(ids, _turn(path, shape, size, report))
 
-    def _annotations(self) -> dict[Path, Annotation] | None:
+    def _annotations(self) -> dict[Path, AnnotatedImage] | None:
         """By image file; null: there are none."""
-        given = self.hparams["annotations"]
-        if given is None or self._known is not None:
+        if self.hparams["annotations"] is None or self._known is not None:
             return self._known
-        known: dict[Path, Annotation] = {}
-        categories: set[int] = set()
-        for name in [given] if isinstance(given, str) else given:
-            file = self.root / Path(name).expanduser()
-            content = _read_coco(file)
-            categories |= {category["id"] for category in content["categories"]}
-            by_image: dict[int, list[dict[str, Any]]] = {}
-            for own in content["annotations"]:
-                if not own.get("iscrowd"):
-                    by_image.setdefault(own["image_id"], []).append(own)
-            categories |= {own["category_id"] for objects in by_image.values() for own in objects}
-            for image in content["images"]:
-                path = self._find(image["file_name"])
-                if path in known:
-                    raise DatasetCorruptError(f"{path} is annotated twice, also in {file}")
-                known[path] = Annotation(by_image.get(image["id"], []), (image["height"], image["width"]))
-        self._categories = sorted(categories)
-        self._known = known
+        report = Report(self.hparams["skip_bad"])
+        images, categories = read_coco(self._annotation_files(), report)
+        files = [path for split in SPLITS for path in self.split_files(split)]
+        folders = [self.root, *self._split_folders().values()]
+        known = match_files(images, files, folders, report)
+        ordered = sorted(categories, key=lambda key: (isinstance(key, str), key))  # numbers before texts
+        self._categories = {key: i for i, key in enumerate(ordered)}
+        self._known, self._report = known, report
         return known
 
-    def _find(self, name: str) -> Path:
-        """The file that an annotation means."""
-        if (self.root / name).is_file():
-            return self.root / name
-        found = [path for split in SPLITS if (path := self.root / split / name).is_file()]
-        if len(found) > 1:
-            raise DatasetCorruptError(
-                f"{name} is annotated, and there is {' and '.join(map(str, found))}: write file_name relative to "
-                f"{self.root}"
-            )
-        return found[0] if found else self.root / name
+    def _annotation_files(self) -> list[Path]:
+        """JSON files: each name's own, or one in each split's folder.
 
-    def _all_segmented(self, known: Mapping[Path, Annotation]) -> bool:
-        objects = [own for annotation in known.values() for own in annotation.objects]
-        return bool(objects) and all(own.get("segmentation") for own in objects)
+        Raises:
+            DatasetNotFoundError: Only some splits have it.
+        """
+        given, files = self.hparams["annotations"] or [], []
+        for name in [given] if isinstance(given, str) else given:
+            file = self.root / Path(name).expanduser()
+            own = [folder / name for folder in self._split_folders().values()]
+            there = [path for path in own if path.is_file()]
+            if file.is_file() or not there:
+                files.append(file)
+            elif len(there) < len(own):
+                missing = " and ".join(str(path) for path in own if path not in there)
+                raise DatasetNotFoundError(f"there are annotations {there[0]}, but not {missing}")
+            else:
+                files += own
+        return files
+
+    def _split_folders(self) -> dict[Split, Path]:
+        return split_folders(self.root, self._masks_folder())
 
     def _digest(self, files: Sequence[Path]) -> str:
         """Changes when any file does."""
         if self.hparams["masks"] is not None:
             files = [*files, *map(self._mask_file, files)]
-        given = self.hparams["annotations"] or []
-        files = [
-            *files,
-            *(self.root / Path(name).expanduser() for name in ([given] if isinstance(given, str) else given)),
-        ]
         digest = hashlib.sha256()
-        for path in files:
+        for path in [*files, *self._annotation_files()]:
             stat = path.stat() if path.is_file() else None
             digest.update(f"{path}\0{stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
         return digest.hexdigest()
 
 
-def _read_coco(file: Path) -> dict[str, Any]:
-    """COCO's JSON.
+def _outlined(known: Mapping[Path, AnnotatedImage] | None) -> bool:
+    """Whether there are masks: all objects have them, or none."""
+    return any(own.outline is not None for image in (known or {}).values() for own in image.objects)
+
+
+def _check_count(count: int, most: int) -> None:
+    if count > most:
+        fix = f"raise max_objects to {count}" if count <= 255 else "255 are the most that there can be"
+        raise AnnotationError("image", "has more objects than max_objects", f"{count}, not {most} at most; {fix}")
+
+
+def _turn(path: Path, size: tuple[int, int], upright: tuple[int, int], report: Report) -> int:
+    """How masks or boxes of `size` (H, W) are to be turned to lie on an image of `upright`: as `orientation` has it.
+
+    Whoever drew them on the pixels as they are stored had another image before them than is seen, if the file says that
+    it is to be turned.
 
     Raises:
-        DatasetNotFoundError: It is not there.
-        DatasetCorruptError: It is no JSON, or not of that format.
+        AnnotationError: The sizes differ otherwise.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        for own in content["images"]:
-            own["id"], own["file_name"], own["height"], own["width"]
-        for own in content["annotations"]:
-            own["image_id"], own["category_id"]
-            if len([float(v) for v in own["bbox"]]) != 4:
-                raise ValueError(f"bbox {own['bbox']}")
-        content.setdefault("categories", [])
-    except FileNotFoundError:
-        raise DatasetNotFoundError(f"there are no annotations {file}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetCorruptError(f"{file} is not in COCO's format: {type(error).__name__} {error}") from error
-    return content
-
-
-def _paint(annotation: Annotation) -> Array:
-    """(H, W) ids of objects, in their order from 1; where they overlap, the smaller one is in front."""
-    H, W = annotation.size
-    masks = []
-    for own in annotation.objects:
-        code = own["segmentation"]
-        if isinstance(code, list):  # polygons
-            code = coco_mask.merge(coco_mask.frPyObjects(code, H, W))
-        elif isinstance(code["counts"], list):
-            code = coco_mask.frPyObjects(code, H, W)
-        masks.append(coco_mask.decode(code).astype(bool))
-    ids = np.zeros((H, W), np.uint8)
-    for i in sorted(range(len(masks)), key=lambda i: -masks[i].sum()):
-        ids[masks[i]] = i + 1
-    return ids
+    with Image.open(path) as picture:
+        how = orientation(picture)
+    if size == upright:
+        if 1 < how <= 4 or (how > 4 and size[0] == size[1]):
+            report.note(
+                "images are turned by their metadata (EXIF), annotations taken as drawn upon what is seen", str(path)
+            )
+        return 1
+    if how > 4 and size[::-1] == upright:
+        report.note(
+            "images are turned by their metadata (EXIF), annotations too, as drawn upon stored pixels", str(path)
+        )
+        return how
+    swapped = ": are height and width interchanged?" if size[::-1] == upright else ""
+    fix = f"it has {upright} pixels, height first, its annotations are for {size}{swapped}"
+    raise AnnotationError("image", "has another size than its annotations", fix)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from datamodules.base import check
@@ -16,6 +16,7 @@ from datamodules.converted import resize_nearest
 from datamodules.errors import ImageError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+BITS = 258  # TIFF's tag of the bits of a sample
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, which Pillow's and OpenCV's grey have too
 Fit = Literal["stretch", "pad"]
 
@@ -80,9 +81,13 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
 def from_pillow(picture: Image.Image) -> Tensor:
     """A Pillow image as `read_image` returns it, (C, H, W)."""
+    scaled = picture.format == "PPM"  # where Pillow has scaled what the file says is white, be it 10 bits or 16
+    deep = picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(BITS) == (12,)  # and where it has not
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # Pillow's conversions to 8 bits would cut off what is above 255
+    if picture.mode == "I" and scaled:
         return torch.from_numpy(np.asarray(picture).astype(np.float32) / 65535)[None]
+    if picture.mode.startswith("I;16"):  # Pillow's conversions to 8 bits would cut off what is above 255
+        return torch.from_numpy(np.asarray(picture).astype(np.float32) / (4095 if deep else 65535))[None]
     if picture.mode in ("I", "F"):
         raise ImageError(f"images of 32-bit {picture.mode} pixels have no fixed range: scale them to 8 or 16 bits")
     grey = picture.mode in ("1", "L", "LA", "La")
@@ -91,6 +96,31 @@ def from_pillow(picture: Image.Image) -> Tensor:
         picture = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
     pixels = torch.from_numpy(np.array(picture.convert("L" if grey else "RGB")))
     return (pixels[None] if grey else pixels.permute(2, 0, 1)).float().div_(255)
+
+
+def orientation(picture: Image.Image) -> int:
+    """How its metadata (EXIF) say that a picture is to be turned: 1 (not at all) to 8."""
+    value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def turn_mask(mask: np.ndarray[Any, Any], how: int) -> np.ndarray[Any, Any]:
+    """An (H, W) mask as `read_image` turns an image of that orientation."""
+    mask = mask.T if how > 4 else mask
+    return mask[:: -1 if how in (3, 4, 7, 8) else 1, :: -1 if how in (2, 3, 6, 7) else 1]
+
+
+def turn_boxes(boxes: Tensor, size: tuple[int, int], how: int) -> Tensor:
+    """Boxes (..., 4) in an image of `size` (H, W) before `read_image` turns it, as it turns the image."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    H, W = size
+    if how > 4:
+        x1, y1, x2, y2, H, W = y1, x1, y2, x2, W, H
+    if how in (2, 3, 6, 7):
+        x1, x2 = W - x2, W - x1
+    if how in (3, 4, 7, 8):
+        y1, y2 = H - y2, H - y1
+    return torch.stack([x1, y1, x2, y2], -1)
 
 
 def to_channels(image: Tensor, channels: int) -> Tensor:
