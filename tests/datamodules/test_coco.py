@@ -1,6 +1,10 @@
 """Annotations in COCO's format: each way to write them loads right, or is refused in one line that names what to do."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +87,15 @@ def test_annotations_load_right_or_are_refused_in_a_line(
     else:
         with pytest.raises(DatasetCorruptError, match=variant.refused):
             load(images, tmp_path, skip_bad=True)
+
+
+@pytest.mark.parametrize(("seed", "count"), [(0, 2000), pytest.param(1, 60000, marks=pytest.mark.slow)])
+def test_no_mutation_of_annotations_crashes(tmp_path: Path, seed: int, count: int) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("mutate_coco.py")), str(tmp_path), str(seed), str(count)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcomes = json.loads(done.stdout)
+    assert sum(outcomes.values()) == count
+    assert min(outcomes[kind] for kind in ("refused", "skipped", "read")) > count / 20
