@@ -13,9 +13,12 @@ from datamodules.images import (
     fit_image,
     fit_mask,
     image_files,
+    orientation,
     read_image,
     to_channels,
     to_images,
+    turn_boxes,
+    turn_mask,
     unfit_boxes,
     unfit_mask,
 )
@@ -135,3 +138,59 @@ def test_what_is_no_image_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
     ):
         with pytest.raises(ImageError, match=message):
             to_images(wrong)
+
+
+@pytest.mark.parametrize("most", [1, 100, 255, 256, 1023, 4095, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_grey_levels_of_portable_maps_are_shares_of_the_files_own_maximum(
+    tmp_path: Path, most: int, plain: bool
+) -> None:
+    levels = np.linspace(0, most, 12).round().astype(np.int64).reshape(3, 4)
+    path = tmp_path / "a.pgm"
+    if plain:
+        path.write_text(
+            f"P2\n# a comment\n4 3\n{most}\n" + "\n".join(" ".join(map(str, row)) for row in levels.tolist())
+        )
+    else:
+        path.write_bytes(f"P5 4 3 {most}\n".encode() + levels.astype(">u2" if most > 255 else "u1").tobytes())
+    image = read_image(path)
+    assert image.shape == (1, 3, 4)
+    np.testing.assert_allclose(image[0].numpy(), levels / most, atol=0.5 / (255 if most < 256 else 65535) + 1e-6)
+    (same,) = to_images(Image.open(path))
+    assert torch.equal(same, image)
+
+
+def test_twelve_bits_in_a_tiff_are_shares_of_twelve_bits(tmp_path: Path) -> None:
+    levels = np.array([[0, 1000], [4095, 7]], np.uint16)
+    bits = "".join(f"{v:012b}" for row in levels for v in row)
+    Image.fromarray(levels).save(tmp_path / "whole.tif")
+    packed = bytes(int(bits[i : i + 8], 2) for i in range(0, 48, 8))
+    with Image.open(tmp_path / "whole.tif") as whole:
+        tags, offset = whole.tag_v2, whole.tag_v2[273][0]
+        assert tags[258] == (16,)
+    data = bytearray((tmp_path / "whole.tif").read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    for i in range(int.from_bytes(data[start : start + 2], "little")):
+        entry = start + 2 + 12 * i
+        if int.from_bytes(data[entry : entry + 2], "little") == 258:
+            data[entry + 8 : entry + 10] = (12).to_bytes(2, "little")
+    data[offset : offset + 6] = packed
+    (tmp_path / "deep.tif").write_bytes(bytes(data))
+    np.testing.assert_allclose(read_image(tmp_path / "deep.tif")[0].numpy(), levels / 4095, atol=1e-6)
+    np.testing.assert_allclose(read_image(tmp_path / "whole.tif")[0].numpy(), levels / 65535, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", range(1, 9))
+def test_masks_and_boxes_are_turned_as_their_image(tmp_path: Path, how: int) -> None:
+    mask = np.zeros((8, 12), np.uint8)
+    mask[1:4, 2:9] = 255
+    exif = Image.Exif()
+    exif[0x0112] = how
+    Image.fromarray(mask).save(tmp_path / "a.png", exif=exif)
+    seen = (read_image(tmp_path / "a.png")[0].numpy() * 255).astype(np.uint8)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert orientation(picture) == how
+    assert (turn_mask(mask, how) == seen).all()
+    rows, columns = np.nonzero(seen)
+    box = turn_boxes(torch.tensor([2.0, 1, 9, 4]), (8, 12), how)
+    assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
