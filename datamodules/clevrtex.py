@@ -168,6 +168,8 @@ class CLEVRTEXDataModule(SceneDataModule):
             null: 10,000.
         num_val: Validation images likewise; null: all, or 1,000 synthetic ones.
         num_test: Test images likewise; null: all, or 1,000 synthetic ones.
+        test_also: Further variants, whose test images are tested and predicted on at once, as [outd, camo] with a
+            `full` model: results are then named by variant, such as `test/miou/outd`.
         root: Folder that holds the published `clevrtex_VARIANT`, or that folder; null: `clevrtex` in `data_dir`.
         download: Whether to download the published archives if they are not there; `full` has 24 GB.
         data_dir: Folder of all data, where those converted or drawn are cached (in the user's cache folder if it is
@@ -192,6 +194,7 @@ class CLEVRTEXDataModule(SceneDataModule):
         num_train: int | None = None,
         num_val: int | None = None,
         num_test: int | None = None,
+        test_also: Sequence[str] | None = None,
         root: str | None = None,
         download: bool = False,
         data_dir: str | None = None,
@@ -204,6 +207,11 @@ class CLEVRTEXDataModule(SceneDataModule):
         self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
         own = dict(self.hparams)
         self.parameters = CLEVRTEXParameters(**{key: own[key] for key in CLEVRTEXParameters.__dataclass_fields__})
+        others = [test_also] if isinstance(test_also, str) else list(test_also or ())
+        good = variant not in others and len(set(others)) == len(others)
+        check("test_also", test_also, good, f"variants other than {variant}, each once")
+        choice = {key: own[key] for key in own if key != "test_also"}
+        self._others = {other: CLEVRTEXDataModule(**{**choice, "variant": other}) for other in others}
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -236,8 +244,11 @@ class CLEVRTEXDataModule(SceneDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Number of shapes, materials or sizes; of the published materials those that occur in the variant."""
-        return len(self.class_names)
+        """Number of shapes, materials or sizes; of the published materials those that occur in the variant.
+
+        With `test_also` the most that a variant has.
+        """
+        return max([len(self.class_names), *(other.num_classes for other in self._others.values())])
 
     @property
     def max_objects(self) -> int:
@@ -258,6 +269,21 @@ class CLEVRTEXDataModule(SceneDataModule):
         """Load the splits that `stage` needs; null: all that there are."""
         only_test = self.parameters.source == "published" and self.parameters.variant == "outd"
         super().setup("test" if stage is None and only_test else stage)
+        for other in self._others.values() if stage in (None, "test", "predict") else ():
+            other.setup("test")
+
+    def test_dataloader(self) -> Any:
+        """In order, every scene once; with `test_also` a loader for each variant, by its name."""
+        if not self._others:
+            return super().test_dataloader()
+        for other in self._others.values():
+            other.trainer = self.trainer
+        others = {name: other.test_dataloader() for name, other in self._others.items()}
+        return {self.parameters.variant: super().test_dataloader(), **others}
+
+    def predict_dataloader(self) -> Any:
+        """The test scenes."""
+        return self.test_dataloader()
 
     def make_dataset(self, split: Split) -> CLEVRTEX:
         """The scenes of a split; converts or draws them if that has not been done yet."""

@@ -100,5 +100,5 @@ def _images(scenes: SceneDataset, indices: range) -> Tensor:
 
 def _identity(data: LightningDataModule) -> dict[str, Any]:
     """The parameters of a datamodule that its scenes may depend on, in JSON values."""
-    loading = ("batch_size", "eval_batch_size", "num_workers", "data_dir", "root")
+    loading = ("batch_size", "eval_batch_size", "num_workers", "data_dir", "root", "test_also")
     return {key: str(value) for key, value in data.hparams.items() if key not in loading and not key.startswith("_")}

@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from datamodules import CLEVRTEX, CLEVRTEXDataModule, textured_scenes
 from datamodules import clevrtex_published as module
 from datamodules.clevrtex import CLEVRTEXParameters
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
+from zoo.models import BackgroundAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*images, 50000 were published:UserWarning")
 
@@ -354,6 +356,24 @@ def test_a_killed_drawing_goes_on(monkeypatch, tmp_path):
         assert torch.equal(value, whole.datasets["train"].batch(range(262))[key])
 
 
+def test_further_variants_are_tested_on_at_once():
+    data = synthetic(image_size=64, label="material", test_also=["outd", "camo"])
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    with torch.no_grad():
+        trainer.test(BackgroundAE(image_size=64, width=0.25), data, verbose=False)
+    loaders = data.test_dataloader()
+    assert list(loaders) == ["full", "outd", "camo"]
+    for name, loader in loaders.items():
+        alone = synthetic(image_size=64, label="material", variant=name)
+        alone.setup("test")
+        assert torch.equal(next(iter(loader))["image"], next(iter(alone.test_dataloader()))["image"])
+        assert alone.num_classes <= data.num_classes
+        assert f"test/miou/{name}" in trainer.callback_metrics
+    assert trainer.callback_metrics["test/mse"] == trainer.callback_metrics["test/mse/full"]
+    assert isinstance(data.val_dataloader(), DataLoader)  # it is chosen by the variant that is trained on
+    assert isinstance(synthetic().test_dataloader(), DataLoader)
+
+
 def test_names_tell_the_data_apart(root):
     assert CLEVRTEXParameters().name == "clevrtex-full-128"
     assert CLEVRTEXParameters(source="synthetic", variant="outd", image_size=64).name == "clevrtex-synthetic-outd-64"
@@ -387,6 +407,8 @@ def test_defaults_and_parameters_of_dataset_and_datamodule_agree():
         ({"num_train": 0}, "num_train=0: must be at least 1 or null"),
         ({"seed": -1}, "seed=-1"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"test_also": ["full"]}, "test_also=.'full'.: must be variants other than full, each once"),
+        ({"test_also": ["ood"]}, "variant='ood': must be one of"),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):

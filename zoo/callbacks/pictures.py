@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from datamodules.batch import Batch
+from zoo.loaders import as_batch, stage_loader_names
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
 
@@ -46,25 +47,37 @@ class ScenePictures(Callback):
         self.every_n_validations = every_n_validations
         self.threshold = threshold
         self._validations = 0
-        self._batch: Batch | None = None
+        self._batches: dict[int, Batch] = {}  # by the number of the loader
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the first images."""
-        self._keep(batch, batch_idx)
+        self._keep(batch, batch_idx, dataloader_idx)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the first images."""
-        self._keep(batch, batch_idx)
+        self._keep(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, unless this is the check before training."""
         if not trainer.sanity_checking:
             if self._validations % self.every_n_validations == 0:
-                self._draw(trainer, pl_module, f"val_step{trainer.global_step:07d}")
+                self._draw(trainer, pl_module, f"val_step{trainer.global_step:07d}", "val")
             self._validations += 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,23 +86,31 @@ class ScenePictures(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what the model sees, and what it imagines."""
-        self._draw(trainer, pl_module, "test")
+        self._draw(trainer, pl_module, "test", "test")
         self._draw(trainer, pl_module)
 
-    def _keep(self, batch: Batch, batch_idx: int) -> None:
+    def _keep(self, batch: Batch, batch_idx: int, dataloader_idx: int) -> None:
         if batch_idx == 0:
-            self._batch = cast(Batch, {key: value[: self.num_images] for key, value in cast(dict, batch).items()})
+            first = {key: value[: self.num_images] for key, value in cast(dict, as_batch(batch)).items()}
+            self._batches[dataloader_idx] = cast(Batch, first)
 
     @torch.no_grad()
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, name: str | None = None) -> None:
-        """Draw the images that were kept, as `name`; without one, what the model imagines."""
+    def _draw(
+        self, trainer: Trainer, pl_module: LightningModule, name: str | None = None, stage: str | None = None
+    ) -> None:
+        """Draw the images that were kept of a stage's loaders, as `name`; without one, what the model imagines."""
         log_dir = trainer.log_dir  # asks the other processes, so all of them have to come here
-        if self._batch is None or not trainer.is_global_zero:
+        if 0 not in self._batches or not trainer.is_global_zero:
             return
-        model, size = cast(ObjectModel, pl_module), cast(tuple[int, int], tuple(self._batch["image"].shape[-2:]))
+        model, batch = cast(ObjectModel, pl_module), self._batches[0]
+        size = cast(tuple[int, int], tuple(batch["image"].shape[-2:]))
         sheets: dict[str, Image.Image] = {}
-        if name is not None:
-            sheets[name] = sheets["last"] = draw_scenes(self._batch, model.see(self._batch), self.threshold)
+        if name is not None and stage is not None:
+            for i, loader in enumerate(stage_loader_names(trainer, stage)):
+                if i in self._batches:
+                    sheet = draw_scenes(self._batches[i], model.see(self._batches[i]), self.threshold)
+                    sheets[f"{name}_{loader}" if loader else name] = sheet
+                    sheets.setdefault("last", sheet)
         else:
             if hasattr(model, "generate"):
                 sheets["generated"] = draw_generated(model, self.num_images, size)
@@ -98,7 +119,7 @@ class ScenePictures(Callback):
             if hasattr(model, "assemble"):
                 sheets["styles"] = draw_styles(model, self.num_images)
             if hasattr(model, "vary"):
-                sheets["varied"] = draw_varied(model, self._batch["image"][: self.num_images])
+                sheets["varied"] = draw_varied(model, batch["image"][: self.num_images])
         for title, sheet in sheets.items():
             if log_dir is not None:
                 folder = Path(log_dir, "pictures")

@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.evaluation import METRIC_NAMES
+from zoo.loaders import stage_loader_names
 
 
 class MetricTable(Callback):
@@ -32,12 +33,20 @@ class MetricTable(Callback):
         data = getattr(trainer, "datamodule", None)
         table = Table()
         table.add_column("metric")
-        table.add_column("value", justify="right")
-        metrics = [name for name in METRIC_NAMES if name in values]
-        for name in metrics + [name for name in values if name not in metrics]:  # loss terms come last
-            table.add_row(name, f"{values[name]:.4f}" if abs(values[name]) < 100 else f"{values[name]:.1f}")
+        # of several loaders each has a column; the first one's values are there without its name, too
+        loaders = stage_loader_names(trainer, stage)
+        for loader in loaders:
+            table.add_column(loader or "value", justify="right")
+        names = [name for name in values if "/" not in name]
+        metrics = [name for name in METRIC_NAMES if name in names]
+        for name in metrics + [name for name in names if name not in metrics]:  # loss terms come last
+            table.add_row(name, *(_number(values.get(f"{name}/{loader}" if loader else name)) for loader in loaders))
         console = Console()
         console.print(
             f"{type(pl_module).__name__} on {getattr(data, 'name', type(data).__name__)}, {title}", soft_wrap=True
         )
         console.print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"

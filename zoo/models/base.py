@@ -10,14 +10,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.batch import Batch
 from datamodules.images import Fit
-from zoo.evaluation import SceneMetrics
+from zoo.layers.image_noise import ImageNoise
 from zoo.layers.noise import mixed_seed, seeded
 from zoo.layers.schedules import Schedule, check_schedule, schedule_value
+from zoo.loaders import LoaderMetrics, as_batch, stage_loader_names
 from zoo.scene import Scene
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.prediction import Prediction
 
 FORMAT_VERSION = 1
+_LOOK_EVERY = 50  # steps between two looks at a GPU's loss where nothing is logged
 _STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second where weights are averaged
 
 
@@ -61,7 +63,7 @@ class ObjectModel(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.term_weights: dict[str, Schedule] = {}
-        self.val_metrics, self.test_metrics = SceneMetrics(), SceneMetrics()
+        self.evaluated = nn.ModuleDict()  # stage and number of a loader to what is measured on it
         self.data_record: dict[str, Any] | None = None
         self.register_buffer("step", torch.tensor(0))
         self._steps = 0  # what `step` holds
@@ -178,50 +180,63 @@ class ObjectModel(LightningModule):
         with self._own_noise(batch_idx):
             terms = self.losses(batch)
         loss = self._total(terms)
-        every = getattr(self._trainer, "log_every_n_steps", 1)
-        logs = every > 0 and self.global_step % every == 0
-        if logs or self.device.type == "cpu":  # a GPU is only asked when it has to answer anyway
+        every = getattr(self._trainer, "log_every_n_steps", 1)  # 0: never
+        looks = self.global_step % (every or _LOOK_EVERY) == 0
+        if looks or self.device.type == "cpu":  # a GPU is only asked when it has to answer anyway
             self._check_finite(terms)
-        if logs:
-            self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        if looks and every:
+            self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, sync_dist=True)
             self.log_dict({f"schedule/{name}": self.scheduled(name) for name in self._moving()})
-            self.log("train/loss", loss.detach())
+            self.log("train/loss", loss.detach(), sync_dist=True)
             self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss terms, and every metric that the batch's and the scene's fields allow."""
-        self._evaluate(batch, batch_idx, "val")
+        self._evaluate(batch, batch_idx, f"val{dataloader_idx}")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As in validation."""
-        self._evaluate(batch, batch_idx, "test")
+        self._evaluate(batch, batch_idx, f"test{dataloader_idx}")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The fields of each image's scene that this model has (Lightning cannot handle frozen dataclasses)."""
-        return {name: value for name, value in vars(self.see(batch)).items() if value is not None}
+        return {name: value for name, value in vars(self.see(as_batch(batch))).items() if value is not None}
 
-    def _evaluate(self, batch: Batch, batch_idx: int, stage: str) -> None:
-        image = batch["image"]
-        with seeded(mixed_seed(self.global_rank, step=batch_idx), self.device):  # the same in every validation
+    def _evaluate(self, batch: Batch, batch_idx: int, loader: str) -> None:
+        if loader not in self.evaluated:
+            self.evaluated[loader] = LoaderMetrics().to(self.device)
+        batch = as_batch(batch)
+        metrics, image = self.evaluated[loader], batch["image"]
+        assert isinstance(metrics, LoaderMetrics)
+        if batch_idx == 0:  # whatever broke off before
+            metrics.reset()
+        # samplers of several processes deal out images one by one
+        index = metrics.images + torch.arange(len(image))
+        own = ImageNoise(index * self.trainer.world_size + self.global_rank)
+        # the same in every validation; what an image has none of its own of, depends on the batch
+        with seeded(mixed_seed(self.global_rank, step=batch_idx), self.device), own:
             terms = self.losses(batch)
-        total = self._total(terms)
-        for name, value in {**terms, "loss": total}.items():
-            self.log(f"{stage}/{name}", value, batch_size=len(image), sync_dist=True, on_epoch=True)
         scene = self.see(batch)
         if batch_idx == 0:
             scene.check(image)
         data = getattr(self.trainer, "datamodule", None)
-        self._metrics(stage).update(scene, batch, getattr(data, "num_classes", None))
+        metrics.update({**terms, "loss": self._total(terms)}, scene, batch, getattr(data, "num_classes", None))
 
     def _end_epoch(self, stage: str) -> None:
-        bar = ("ap50", "count_accuracy")
-        for name, value in self._metrics(stage).compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=stage == "val" and name in bar)
-        self._metrics(stage).reset()
-
-    def _metrics(self, stage: str) -> SceneMetrics:
-        return self.val_metrics if stage == "val" else self.test_metrics
+        names = [] if self.trainer.barebones else stage_loader_names(self.trainer, stage)
+        for i, name in enumerate(names):
+            metrics = dict(self.evaluated.items()).get(f"{stage}{i}")
+            if not isinstance(metrics, LoaderMetrics) or not metrics.images:
+                continue
+            for metric, value in metrics.compute().items():
+                # of several loaders the first has plain names too, which monitors and tables look for
+                for full in ([metric] if i == 0 else []) + ([f"{metric}/{name}"] if name else []):
+                    bar = stage == "val" and full in ("ap50", "count_accuracy")
+                    # the largest of equal values: all processes have the same, and Lightning is to know
+                    options: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max", "add_dataloader_idx": False}
+                    self.log(f"{stage}/{full}", value.to(self.device), prog_bar=bar, **options)
+            metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""
