@@ -11,14 +11,24 @@ from typing import Any, Literal, cast
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, SceneDataModule
 from zoo import registry, weights
-from zoo.callbacks import LastCheckpoint, MetricTable, RunRecord, ScenePictures, SceneWriter
+from zoo.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    LastValidation,
+    MetricTable,
+    RunRecord,
+    ScenePictures,
+    SceneWriter,
+)
+from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
 from zoo.downstream.clustering import Covariance
 from zoo.models.base import ObjectModel, RefusedError
 from zoo.parser import ZooParser, brief
@@ -105,7 +115,7 @@ class ZooCLI(LightningCLI):
             save_config_callback=SaveConfig,
             trainer_class=ZooTrainer,
             parser_class=ZooParser,
-            trainer_defaults={"callbacks": [MetricTable(), LastCheckpoint(), SceneWriter()]},
+            trainer_defaults={"callbacks": [MetricTable(), LastValidation(), LastCheckpoint(), SceneWriter()]},
             args=args,
         )
 
@@ -128,7 +138,7 @@ class ZooCLI(LightningCLI):
         parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/ap50",
@@ -246,14 +256,35 @@ class ZooCLI(LightningCLI):
         """The trainer, with the zoo's loggers unless the configuration names others."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
+        own = config.trainer
         if config.get("out"):
             kwargs.setdefault("logger", False)
-        elif config.trainer.logger in (None, True) and not config.trainer.fast_dev_run:
+        elif own.logger in (None, True) and not own.fast_dev_run and not own.barebones:
             kwargs.setdefault("logger", list(self._loggers(config)))
+        elif own.logger is False or own.barebones:
+            self.save_config_callback = None  # there is no run folder to save it in
+        plugins = self._get(self.config_init, "trainer")["plugins"] or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs.setdefault("plugins", [*plugins, WholeCheckpointIO()])
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit":
-            trainer.callbacks.append(RunRecord(*self.started_from, seed=config.seed_everything))  # type: ignore[attr-defined]
+        if self.subcommand == "fit" and not own.barebones:
+            # before those that save: a checkpoint has what is known of the validation that it is saved after
+            record = RunRecord(*self.started_from, seed=config.seed_everything)
+            trainer.callbacks.insert(0, record)  # type: ignore[attr-defined]
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Without the callbacks that go against the trainer's flags."""
+        unwanted: tuple[type, ...] = ()
+        if config.get("barebones"):  # for looking at speed alone
+            unwanted = (Callback,)
+        elif config.get("enable_checkpointing") is False:
+            unwanted = (Checkpoint,)
+        kept = [each for each in callbacks if not isinstance(each, unwanted)]
+        defaults = [each for each in self.trainer_defaults["callbacks"] if not isinstance(each, unwanted)]
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": defaults}
+        return super()._instantiate_trainer(config, kept)
 
     def _loggers(self, config: Any) -> Iterator[Logger]:
         name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"
@@ -279,11 +310,18 @@ class ZooCLI(LightningCLI):
             rank_zero_warn("wandb is not installed: logging to CSV only")
 
     def after_fit(self) -> None:
-        """Test the best checkpoint on the held-out scenes."""
-        config = self.config["fit"]
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
-        if config.test_after_fit and best and not self.trainer.interrupted:
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        """Test the best checkpoint on the held-out scenes, or, where none was kept, the weights of the last step."""
+        if not self.config["fit"].test_after_fit or self.trainer.interrupted or self.trainer.barebones:
+            return
+        best = best_checkpoint(self.trainer)
+        path = best.best_model_path if best is not None and not self.config["fit"].trainer.fast_dev_run else ""
+        if best is not None and path:
+            score = "" if best.best_model_score is None else f", {best.monitor} {float(best.best_model_score):.4g}"
+            rank_zero_info(f"testing the best checkpoint: step {best.best_step}{score}: {path}")
+        else:
+            rank_zero_info(f"no best checkpoint was kept: testing the weights of step {self.trainer.global_step}")
+        options: dict[str, Any] = {"ckpt_path": path or None, "weights_only": True if path else None}
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False, **options)
 
     def test(self, model: LightningModule, **kwargs: Any) -> None:
         """Test without Lightning's own table: the zoo prints its own."""

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import zoo
+from zoo.callbacks.checkpoints import best_checkpoint
 from zoo.evaluation import METRIC_NAMES
 from zoo.files import write_json
 
@@ -23,8 +24,9 @@ except ImportError:  # not a POSIX system
 class RunRecord(Callback):
     """Writes `run.json` into the run folder when training ends, and adds the test's metrics when they are known.
 
-    `zoo.results` makes a row of a table of it. `history` has the metrics of every validation, and the seconds of
-    training until then. A run that was resumed counts the time of all its parts.
+    `zoo.results` makes a row of a table of it. `steps` is how long it was trained, `best_step` when the checkpoint was
+    saved that is its best, `tested_step` of which weights the test's metrics are. `history` has the metrics of every
+    validation, and the seconds of training until then. A run that was resumed counts the time of all its parts.
 
     Args:
         experiment: The configurations it was started from, as in `quick/spair`.
@@ -70,7 +72,7 @@ class RunRecord(Callback):
         log_dir = trainer.log_dir  # asks the other processes, so all of them have to come here
         if not trainer.is_global_zero or log_dir is None or getattr(trainer, "fast_dev_run", False):
             return
-        data = getattr(trainer, "datamodule", None)
+        data, best = getattr(trainer, "datamodule", None), best_checkpoint(trainer)
         device = pl_module.device
         _write(
             Path(log_dir, "run.json"),
@@ -80,6 +82,7 @@ class RunRecord(Callback):
                 "data": getattr(data, "name", type(data).__name__),
                 "revision": _revision(),
                 "steps": trainer.global_step,
+                "best_step": None if best is None else best.best_step,
                 "parameters": sum(p.numel() for p in pl_module.parameters()),
                 "wall_s": round(self._elapsed, 3),
                 "peak_memory_gb": _peak_memory(device),
@@ -100,7 +103,8 @@ class RunRecord(Callback):
             if name.startswith("test/")
         }
         path = Path(log_dir, "run.json")
-        _write(path, {**json.loads(path.read_text(encoding="utf-8")), "metrics": metrics})
+        step = getattr(pl_module, "steps_trained", trainer.global_step)
+        _write(path, {**json.loads(path.read_text(encoding="utf-8")), "tested_step": step, "metrics": metrics})
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
