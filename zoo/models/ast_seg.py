@@ -26,6 +26,7 @@ From random weights it learns slowly if at all. Cures, off by default, our own, 
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -286,12 +287,9 @@ class ASTSeg(ObjectModel):
         with torch.no_grad():
             return self.background(batch["image"])[0]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Weighted sum of the loss terms."""
-        loss = super().training_step(batch, batch_idx)
-        if self.frozen and self.trainer.world_size > 1:  # processes expect a gradient of every parameter: 0
-            loss = loss + 0 * torch.stack([p.flatten()[0] for p in self.background.parameters()]).sum()
-        return loss
+    def resting_parameters(self) -> Iterable[nn.Parameter]:
+        """The background's, in phase 2."""
+        return self.background.parameters() if self.frozen else ()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin phase 3 with a fresh optimiser, in a run resumed at that very step too."""

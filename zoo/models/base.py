@@ -1,13 +1,14 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -180,6 +181,8 @@ class ObjectModel(LightningModule):
         with self._own_noise(batch_idx):
             terms = self.losses(batch)
         loss = self._total(terms)
+        if self._shares_gradients():
+            loss = loss + sum(0 * p.flatten()[0] for p in self.resting_parameters())
         every = getattr(self._trainer, "log_every_n_steps", 1)  # 0: never
         looks = self.global_step % (every or _LOOK_EVERY) == 0
         if looks or self.device.type == "cpu":  # a GPU is only asked when it has to answer anyway
@@ -382,6 +385,23 @@ class ObjectModel(LightningModule):
         """Count the last step; what the trainer does from here on is no training."""
         self._follow_trainer()
         self.steps_trained, self._counted = self._steps, None  # averaging of weights may have averaged the buffer
+
+    def resting_parameters(self) -> Iterable[nn.Parameter]:
+        """Those that the losses of this step do not depend on, such as of a part that is held fast for some steps.
+
+        DDP waits for a gradient of every parameter. These get one of zeros, which is gone again before the optimiser's
+        step: as in a single process they have none, which Adam does not count as a step.
+        """
+        return ()
+
+    def on_after_backward(self) -> None:
+        """Take away the gradients that were for DDP alone."""
+        if self._shares_gradients():
+            for parameter in self.resting_parameters():
+                parameter.grad = None
+
+    def _shares_gradients(self) -> bool:
+        return self._trainer is not None and isinstance(self._trainer.strategy, DDPStrategy)
 
     def configure_gradient_clipping(
         self,

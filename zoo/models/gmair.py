@@ -22,6 +22,7 @@ the priors of position and size, as in SPAIR; `likelihood`; `what_prior_at: expe
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -463,7 +464,7 @@ class GMAIR(ObjectModel):
 
     def _kl_what(self, q: Latents) -> Tensor:
         """Divergence of z_what from the mixture (equation 10), (B, K)."""
-        detached = self.steps_trained < self.hp.detached_prior_steps
+        detached = self._prior_detached
         if self.hp.what_prior_at == "expectation":
             weights, (mean, std) = q["category_logits"].softmax(-1), self.what_prior.components()
             if detached:
@@ -473,6 +474,17 @@ class GMAIR(ObjectModel):
         if detached:
             mean, std = mean.detach(), std.detach()
         return kl_normal(q["what_mean"], q["what_std"], mean, std).sum(-1)
+
+    def resting_parameters(self) -> Iterator[nn.Parameter]:
+        """The prior of appearance while it is detached; a finer head as long as nothing is asked of it."""
+        if self._prior_detached:
+            yield from self.what_prior.parameters()
+        if self.hp.fine_categories and not self.scheduled("consistency_weight"):
+            yield from self.fine_head.parameters()
+
+    @property
+    def _prior_detached(self) -> bool:
+        return self.steps_trained < self.hp.detached_prior_steps
 
     def parameter_groups(self) -> Any:
         """Encoders and decoder of objects have a learning rate of their own."""

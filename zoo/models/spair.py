@@ -10,6 +10,7 @@ is the default and the code's choice an option. Differences from the paper:
 - The code's gradient noise (after clipping, gone within some thousand steps) is left out.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -240,7 +241,7 @@ class SPAIR(ObjectModel):
         rows, columns = features.shape[-2:]
         features = rearrange(features, "b f i j -> b (i j) f")
         cells = box_ops.grid_cells(rows, columns, image.device).expand(len(image), -1, -1)
-        wheels = self.training and self.steps_trained < hp.training_wheels
+        wheels = self.training and self._on_wheels
 
         def lateral(name: str, seen: list[Tensor], split: list[int]) -> tuple[Tensor, ...]:
             parameters = self.lateral[name](torch.cat(seen, -1))
@@ -315,6 +316,15 @@ class SPAIR(ObjectModel):
         return render(color, opacity, importance, latents["boxes"], background, hp.renderer, size), color, alpha
 
     # training: section 4.5
+
+    @property
+    def _on_wheels(self) -> bool:
+        return self.steps_trained < self.hp.training_wheels
+
+    def resting_parameters(self) -> Iterator[nn.Parameter]:
+        """On training wheels all that decides on where, depth and presence."""
+        if self._on_wheels:
+            yield from (*self.backbone.parameters(), *self.lateral.parameters(), self.edge)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of the negative ELBO, in nats per image (equation 1; presence as in S B)."""
