@@ -19,6 +19,7 @@ def overlap(
     boxes: Tensor,
     image_size: tuple[int, int],
     max_size: tuple[float, float] | None = None,
+    color_edge: str = "repeat",
 ) -> Tensor:
     """How much objects are drawn on top of each other: sum over pixels of sum_n x_n - max_n x_n (GMAIR, section 2.3).
 
@@ -30,13 +31,14 @@ def overlap(
         boxes: (B, N, 4) in pixels.
         image_size: (H, W) in pixels.
         max_size: As for `render`.
+        color_edge: As for `render`.
 
     Returns:
         (B,), 0 where no pixel shows two objects. The gradient is that of the objects which are not the pixel's largest.
     """
     with torch.autocast(color.device.type, enabled=False):
         tensors = [t if t.dtype == torch.float64 else t.float() for t in (color.mean(2), alpha, boxes)]
-        return _Overlap.apply(*tensors, image_size, max_size)  # type: ignore[no-untyped-call]
+        return _Overlap.apply(*tensors, image_size, max_size, color_edge == "repeat")  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
@@ -96,6 +98,7 @@ class _Overlap(torch.autograd.Function):
         boxes: Tensor,
         image_size: tuple[int, int],
         max_size: tuple[float, float] | None,
+        repeat: bool,
     ) -> Tensor:
         value = boxes.new_zeros(len(boxes))
         gradients = [torch.empty_like(t) for t in (color, alpha, boxes)] if any(ctx.needs_input_grad) else []
@@ -103,17 +106,19 @@ class _Overlap(torch.autograd.Function):
             drawn, most = [], color.new_zeros(len(boxes[part]), image_size[0] * image_size[1])
             for group in _groups(boxes, part):
                 windows = _Windows(boxes[group], color.shape[-2:], image_size, max_size)
-                layers, rows, maps = windows.draw_maps(torch.stack([color[group], alpha[group]], 3))
-                x = layers.prod(3)  # (b, n, S, T)
+                o = windows.draw_maps(color[group][:, :, :, None], repeat)
+                a = windows.draw_maps(alpha[group][:, :, :, None])
+                x = (o[0] * a[0]).squeeze(3)  # (b, n, S, T)
                 value[part] += x.sum((1, 2, 3))
                 windows.keep_largest(most, x)
-                drawn.append((group, windows, layers, rows, maps, x))
+                drawn.append((group, windows, o, a, x))
             value[part] -= most.sum(1)
-            for group, windows, layers, rows, maps, x in drawn if gradients else ():
-                others = x < windows.read(most)  # dL/dx is 1 for all but the largest
-                d_layers = layers.flip(3).mul_(others[:, :, :, None])  # dx/do = a, dx/da = o
-                d_maps, gradients[2][group] = windows.draw_backward(d_layers, rows, maps)  # (b, n, P, 2, Q)
-                gradients[0][group], gradients[1][group] = d_maps.unbind(3)
+            for group, windows, o, a, x in drawn if gradients else ():
+                others = (x < windows.read(most))[:, :, :, None]  # dL/dx is 1 for all but the largest
+                d_color, d_boxes_of_color = windows.draw_backward(a[0] * others, o[1], repeat)  # (b, n, P, 1, Q)
+                d_alpha, d_boxes_of_alpha = windows.draw_backward(o[0] * others, a[1])
+                gradients[0][group], gradients[1][group] = d_color.squeeze(3), d_alpha.squeeze(3)
+                gradients[2][group] = d_boxes_of_color + d_boxes_of_alpha
         ctx.save_for_backward(*gradients)
         return value
 
@@ -122,4 +127,4 @@ class _Overlap(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_color, d_alpha, d_boxes = ctx.saved_tensors
         over_patches = grad[:, None, None, None]
-        return d_color * over_patches, d_alpha * over_patches, d_boxes * grad[:, None, None], None, None
+        return d_color * over_patches, d_alpha * over_patches, d_boxes * grad[:, None, None], None, None, None

@@ -3,6 +3,9 @@
 Pasting a patch into an axis-aligned box by bilinear interpolation is separable: with A_y (H, P) and A_x (W, Q) holding
 each pixel's weights on the patch's rows and columns, the object's layer is A_y @ patch @ A_x^T, exactly what
 `grid_sample` with zero padding and `align_corners=False` draws: zero outside the box but for one soft texel.
+
+Over that texel alpha fades. Were colour to fade along with it, an opaque white patch on white would have a grey ring,
+of 0.75 where half of each is left: colours are therefore sampled with the patch's edge repeated (`color_edge`).
 """
 
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 METHODS = ("exact", "premultiplied")
+COLOR_EDGES = ("repeat", "zeros")
 
 # What the full-size layers of one chunk of images would take: on a CPU their windows should stay in its caches.
 _CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
@@ -30,6 +34,7 @@ def render(
     background: Tensor,
     method: str = "exact",
     max_size: tuple[float, float] | None = None,
+    color_edge: str = "repeat",
 ) -> Tensor:
     """Draw N objects over a background, each pixel a convex combination of the objects that cover it.
 
@@ -49,23 +54,28 @@ def render(
             about as large as the image; small ones "exact" draws faster, in windows.
         max_size: (height, width) in pixels that no box exceeds, if known: on a GPU "exact" then draws in windows of
             that size instead of whole images. Boxes that do exceed it are cut. A CPU finds the size by itself.
+        color_edge: What colours "exact" finds beyond a patch's outermost texel centres: "repeat", the nearest texel's,
+            so that alpha alone fades there; "zeros", fading to black, which is Algorithm 1 with one INTERPOLATE for all
+            three maps, taken literally. "premultiplied" has neither fade by itself, and does not look at it.
 
     Returns:
         (B, C, H, W).
 
     Raises:
-        ValueError: Unknown method.
+        ValueError: Unknown method or colour edge.
     """
     if method not in METHODS:
         raise ValueError(f"unknown rendering method {method!r}; choose one of {METHODS}")
+    if color_edge not in COLOR_EDGES:
+        raise ValueError(f"unknown color_edge {color_edge!r}; choose one of {COLOR_EDGES}")
     with torch.autocast(color.device.type, enabled=False):  # a ratio of small numbers: never in half precision
         tensors = [t if t.dtype == torch.float64 else t.float() for t in (color, alpha, importance, boxes, background)]
         if method == "premultiplied":
             return _premultiplied(*tensors)
-        return _ExactRenderer.apply(*tensors, max_size)  # type: ignore[no-untyped-call]
+        return _ExactRenderer.apply(*tensors, max_size, color_edge == "repeat")  # type: ignore[no-untyped-call]
 
 
-def interpolation_weights(low: Tensor, high: Tensor, texels: int, pixels: int) -> Tensor:
+def interpolation_weights(low: Tensor, high: Tensor, texels: int, pixels: int, repeat: bool = False) -> Tensor:
     """Bilinear weights along one axis: how much each pixel centre takes from each texel of an object's patch.
 
     Args:
@@ -73,26 +83,30 @@ def interpolation_weights(low: Tensor, high: Tensor, texels: int, pixels: int) -
         high: (...) where it ends.
         texels: P, size of the patch.
         pixels: H, size of the image.
+        repeat: Beyond the outermost texels' centres there are more like them, instead of zeros.
 
     Returns:
-        (..., H, P), at most two entries of a row are not 0; rows outside the box by more than half a texel are 0.
+        (..., H, P), at most two entries of a row are not 0; rows outside the box by more than half a texel are 0, or,
+        with `repeat`, as all rows of sum 1.
     """
-    return _InterpolationWeights.apply(low, high, texels, pixels)  # type: ignore[no-untyped-call]
+    return _InterpolationWeights.apply(low, high, texels, pixels, repeat)  # type: ignore[no-untyped-call]
 
 
 class _InterpolationWeights(torch.autograd.Function):
     """Keeps the ends of boxes for the backward pass, not every intermediate (..., H, P)."""
 
     @staticmethod
-    def forward(ctx: Any, low: Tensor, high: Tensor, texels: int, pixels: int) -> Tensor:
+    def forward(ctx: Any, low: Tensor, high: Tensor, texels: int, pixels: int, repeat: bool) -> Tensor:
         ctx.save_for_backward(low, high)
+        ctx.repeat = repeat
         fraction, _ = _texel_position(low, high, texels, pixels)
-        return _distance(fraction, texels).abs_().neg_().add_(1).clamp_min_(0)
+        return _distance(fraction, texels, repeat).abs_().neg_().add_(1).clamp_min_(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *_weights_backward(grad, *ctx.saved_tensors), None, None
+        low, high = ctx.saved_tensors
+        return *_weights_backward(grad, low, high, ctx.repeat), None, None, None
 
 
 def _texel_position(low: Tensor, high: Tensor, texels: int, pixels: int) -> tuple[Tensor, Tensor]:
@@ -103,9 +117,12 @@ def _texel_position(low: Tensor, high: Tensor, texels: int, pixels: int) -> tupl
     return (centers - low[..., None]) / extent, texels / extent
 
 
-def _distance(fraction: Tensor, texels: int) -> Tensor:
-    """Signed distance in texels from each pixel to each texel: (..., H, P)."""
-    return (fraction * texels - 0.5)[..., None] - torch.arange(texels, device=fraction.device, dtype=fraction.dtype)
+def _distance(fraction: Tensor, texels: int, repeat: bool) -> Tensor:
+    """Signed distance in texels from each pixel, or its nearest point between texels, to each texel: (..., H, P)."""
+    position = fraction * texels - 0.5
+    if repeat:
+        position = position.clamp(0, texels - 1)
+    return position[..., None] - torch.arange(texels, device=fraction.device, dtype=fraction.dtype)
 
 
 def _premultiplied(color: Tensor, alpha: Tensor, importance: Tensor, boxes: Tensor, background: Tensor) -> Tensor:
@@ -126,7 +143,8 @@ def _premultiplied(color: Tensor, alpha: Tensor, importance: Tensor, boxes: Tens
 class _ExactRenderer(torch.autograd.Function):
     """Algorithm 1, a few images at a time, each object drawn in a window that holds its box.
 
-    Layers are (b, N, S, C + 2, T): colour, alpha and importance of each object in its window of S rows and T columns.
+    Layers are (b, N, S, M, T), of colours, M = C, and of alpha and importance, M = 2, of each object in its window of S
+    rows and T columns.
     Sums over objects are images, and kept; layers are not, but formed again in the backward pass.
     """
 
@@ -139,21 +157,22 @@ class _ExactRenderer(torch.autograd.Function):
         boxes: Tensor,
         background: Tensor,
         max_size: tuple[float, float] | None,
+        repeat: bool,
     ) -> Tensor:
         B, C, H, W = background.shape
         sums = background.new_zeros(C + 2, B, H * W)  # of g a o, g a and g over objects
         for part in _chunks(color, (H, W)):
             for group in _groups(boxes, part):
                 windows = _Windows(boxes[group], color.shape[-2:], (H, W), max_size)
-                layers = windows.draw(color[group], alpha[group], importance[group])[0]
-                o, a, g = _split(layers)
+                o = windows.draw_maps(color[group].transpose(2, 3).contiguous(), repeat)[0]
+                a, g = windows.draw_maps(torch.stack([alpha[group], importance[group]], 3))[0].unbind(3)
                 weight = a * g
                 for c in range(C):
                     windows.add(sums[c, part], o[:, :, :, c].mul_(weight))
                 windows.add(sums[C, part], weight)
                 windows.add(sums[C + 1, part], g)
         ctx.save_for_backward(color, alpha, importance, boxes, background, sums)
-        ctx.max_size = max_size
+        ctx.max_size, ctx.repeat = max_size, repeat
         difference, inverse = _difference(sums, background)
         return torch.addcmul(background, difference, inverse)
 
@@ -179,22 +198,24 @@ class _ExactRenderer(torch.autograd.Function):
         for part in _chunks(color, (H, W)):
             for group in _groups(boxes, part):
                 windows = _Windows(boxes[group], (P, Q), (H, W), ctx.max_size)
-                layers, rows, maps = windows.draw(color[group], alpha[group], importance[group])
-                o, a, g = _split(layers)
+                o, of_o = windows.draw_maps(color[group].transpose(2, 3).contiguous(), ctx.repeat)
+                layers, of_layers = windows.draw_maps(torch.stack([alpha[group], importance[group]], 3))
+                a, g = layers.unbind(3)
                 weight = a * g
                 d_weight = -windows.read(shared[part])  # dL/d(g a) = sum_c (o - bg) dL/dS
                 for c in range(C):
                     d_s = windows.read(d_difference[c, part])
                     d_weight = torch.addcmul(d_weight, o[:, :, :, c], d_s)
-                    torch.mul(weight, d_s, out=o[:, :, :, c])  # from here on `layers` holds gradients
+                    torch.mul(weight, d_s, out=o[:, :, :, c])  # from here on the layers hold gradients
                 d_g = torch.addcmul(windows.read(d_total[part]), d_weight, a)
                 torch.mul(d_weight, g, out=a)
                 g.copy_(d_g)
-                d_maps, d_boxes[group] = windows.draw_backward(layers, rows, maps)  # (b, N, P, C + 2, Q)
-                d_color[group] = d_maps[:, :, :, :C].transpose(2, 3)
-                d_alpha[group] = d_maps[:, :, :, C]
-                d_importance[group] = d_maps[:, :, :, C + 1]
-        return d_color, d_alpha, d_importance, d_boxes, d_background, None
+                d_maps, d_boxes_by_color = windows.draw_backward(o, of_o, ctx.repeat)  # (b, N, P, C, Q)
+                d_color[group] = d_maps.transpose(2, 3)
+                d_maps, d_boxes_by_rest = windows.draw_backward(layers, of_layers)  # (b, N, P, 2, Q)
+                d_alpha[group], d_importance[group] = d_maps.unbind(3)
+                d_boxes[group] = d_boxes_by_color + d_boxes_by_rest
+        return d_color, d_alpha, d_importance, d_boxes, d_background, None, None
 
 
 class _Windows:
@@ -232,29 +253,39 @@ class _Windows:
             row = (self.top.long() + image[:, None])[..., None] + torch.arange(self.S, device=boxes.device)
             column = self.left.long()[..., None] + torch.arange(self.T, device=boxes.device)
             self.index = (row[..., :, None] * W + column[..., None, :]).flatten()
-        self.A_y = interpolation_weights(y1 - self.top, y2 - self.top, self.P, self.S)  # (b, N, S, P)
-        self.A_x = interpolation_weights(x1 - self.left, x2 - self.left, self.Q, self.T)  # (b, N, T, Q)
+        self.A_y, self.A_x = self._axes(repeat=False)
 
-    def draw(self, color: Tensor, alpha: Tensor, importance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Layers (b, N, S, C + 2, T), and what the backward pass needs of the way there."""
-        maps = torch.cat([color, alpha[:, :, None], importance[:, :, None]], 2).transpose(2, 3).contiguous()
-        return self.draw_maps(maps)
-
-    def draw_maps(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `draw`, of any M maps (b, N, P, M, Q), contiguous: layers (b, N, S, M, T)."""
-        rows = (maps.flatten(2, 3) @ self.A_x.mT).unflatten(2, maps.shape[2:4])  # (b, N, P, M, T)
-        return (self.A_y @ rows.flatten(-2)).unflatten(-1, rows.shape[-2:]), rows, maps
-
-    def draw_backward(self, d_layers: Tensor, rows: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the maps (b, N, P, C + 2, Q) and of the boxes (b, N, 4)."""
-        d_layers = d_layers.flatten(-2)  # (b, N, S, (C + 2) T)
-        d_A_y = d_layers @ rows.flatten(-2).mT  # (b, N, S, P)
-        d_rows = (self.A_y.mT @ d_layers).view(*rows.shape[:2], self.P * rows.shape[3], self.T)  # (b, N, P (C + 2), T)
-        d_A_x = d_rows.mT @ maps.flatten(2, 3)  # (b, N, T, Q)
-        d_maps = (d_rows @ self.A_x).view(maps.shape)
+    def _axes(self, repeat: bool) -> tuple[Tensor, Tensor]:
+        """What pixels take from texels, (b, N, S, P) and (b, N, T, Q)."""
         x1, y1, x2, y2 = self.boxes.unbind(-1)
-        d_x1, d_x2 = _weights_backward(d_A_x, x1 - self.left, x2 - self.left)
-        d_y1, d_y2 = _weights_backward(d_A_y, y1 - self.top, y2 - self.top)
+        return (
+            interpolation_weights(y1 - self.top, y2 - self.top, self.P, self.S, repeat),
+            interpolation_weights(x1 - self.left, x2 - self.left, self.Q, self.T, repeat),
+        )
+
+    def draw_maps(self, maps: Tensor, repeat: bool = False) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Layers (b, N, S, M, T) of any M maps (b, N, P, M, Q), contiguous, and what the backward pass needs.
+
+        With `repeat` maps go on beyond their edge as they end; else they fade to zero.
+        """
+        A_y, A_x = self._axes(repeat=True) if repeat else (self.A_y, self.A_x)
+        rows = (maps.flatten(2, 3) @ A_x.mT).unflatten(2, maps.shape[2:4])  # (b, N, P, M, T)
+        return (A_y @ rows.flatten(-2)).unflatten(-1, rows.shape[-2:]), (rows, maps)
+
+    def draw_backward(
+        self, d_layers: Tensor, kept: tuple[Tensor, Tensor], repeat: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the maps (b, N, P, M, Q) and of the boxes (b, N, 4)."""
+        rows, maps = kept
+        A_y, A_x = self._axes(repeat=True) if repeat else (self.A_y, self.A_x)
+        d_layers = d_layers.flatten(-2)  # (b, N, S, M T)
+        d_A_y = d_layers @ rows.flatten(-2).mT  # (b, N, S, P)
+        d_rows = (A_y.mT @ d_layers).view(*rows.shape[:2], self.P * rows.shape[3], self.T)  # (b, N, P M, T)
+        d_A_x = d_rows.mT @ maps.flatten(2, 3)  # (b, N, T, Q)
+        d_maps = (d_rows @ A_x).view(maps.shape)
+        x1, y1, x2, y2 = self.boxes.unbind(-1)
+        d_x1, d_x2 = _weights_backward(d_A_x, x1 - self.left, x2 - self.left, repeat)
+        d_y1, d_y2 = _weights_backward(d_A_y, y1 - self.top, y2 - self.top, repeat)
         return d_maps, torch.stack([d_x1, d_y1, d_x2, d_y2], -1)
 
     def add(self, images: Tensor, values: Tensor) -> None:
@@ -299,11 +330,6 @@ def _groups(boxes: Tensor, part: slice) -> Iterator[slice | tuple[Tensor, Tensor
         yield image, group
 
 
-def _split(layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of colour (b, N, S, C, T), alpha (b, N, S, T) and importance (b, N, S, T)."""
-    return layers[:, :, :, :-2], layers[:, :, :, -2], layers[:, :, :, -1]
-
-
 def _images(sums: Tensor, like: Tensor) -> Tensor:
     """(B, H W) to (B, 1, H, W)."""
     return sums.view(-1, 1, *like.shape[-2:])
@@ -322,11 +348,11 @@ def _least(total: Tensor) -> float:
     return torch.finfo(total.dtype).tiny / torch.finfo(total.dtype).eps
 
 
-def _weights_backward(d_weights: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _weights_backward(d_weights: Tensor, low: Tensor, high: Tensor, repeat: bool) -> tuple[Tensor, Tensor]:
     """Gradients of `interpolation_weights` for low and high, (..., H, P) to (...) each."""
     pixels, texels = d_weights.shape[-2:]
     fraction, scale = _texel_position(low, high, texels, pixels)
-    distance = _distance(fraction, texels)
+    distance = _distance(fraction, texels, repeat)  # where an edge is repeated it is whole, and has no slope
     slope = torch.where(distance.abs() < 1, -distance.sign(), 0)
     d_position = (d_weights * slope).sum(-1) * scale  # with respect to a shift of the pixel, in pixels
     d_high = -(d_position * fraction).sum(-1)

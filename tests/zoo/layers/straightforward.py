@@ -18,11 +18,13 @@ def render(
     background: Tensor,
     method: str = "exact",
     max_size: tuple[float, float] | None = None,
+    color_edge: str = "repeat",
 ) -> Tensor:
     """Draw every object onto a canvas of its own with `grid_sample`, then mix the canvases."""
 
-    def paste(maps: Tensor) -> Tensor:
-        return F.grid_sample(maps.flatten(0, 1), grid, align_corners=False).unflatten(0, maps.shape[:2])
+    def paste(maps: Tensor, padding: str = "zeros") -> Tensor:
+        canvases = F.grid_sample(maps.flatten(0, 1), grid, padding_mode=padding, align_corners=False)
+        return canvases.unflatten(0, maps.shape[:2])
 
     C, (H, W) = color.shape[2], background.shape[-2:]
     x1, y1, x2, y2 = boxes.flatten(0, 1)[:, None].unbind(-1)
@@ -31,7 +33,8 @@ def render(
     grid = torch.stack([x[:, None].expand(-1, H, -1), y[:, :, None].expand(-1, -1, W)], -1)
     alpha, importance, background = alpha[:, :, None], importance[:, :, None], background[:, None]
     if method == "exact":
-        o, a, g = paste(torch.cat([color, alpha, importance], 2)).split([C, 1, 1], 2)
+        o = paste(color, {"repeat": "border", "zeros": "zeros"}[color_edge])
+        a, g = paste(torch.cat([alpha, importance], 2)).split([1, 1], 2)
         weighted, total = (g * (a * o + (1 - a) * background)).sum(1), g.sum(1)
     else:
         ga = importance * alpha

@@ -21,8 +21,9 @@ def scene(B: int, N: int, C: int, image: tuple[int, int], sizes: tuple[float, fl
     return torch.rand(B, N, C, 5, 4).double(), torch.rand(B, N, 5, 4).double(), boxes
 
 
+@pytest.mark.parametrize("edge", renderer.COLOR_EDGES)
 @pytest.mark.parametrize("image", [(30, 41), (9, 11)], ids=["windows", "whole images"])
-def test_overlap_and_its_gradients_are_those_of_full_canvases(image, monkeypatch) -> None:
+def test_overlap_and_its_gradients_are_those_of_full_canvases(image, edge, monkeypatch) -> None:
     color, alpha, boxes = scene(3, 7, 3, image, (4, 12))
     alpha[:, 2] = 0  # absent
     boxes[0, 3] += 500  # far outside
@@ -31,10 +32,10 @@ def test_overlap_and_its_gradients_are_those_of_full_canvases(image, monkeypatch
     results = []
     for function in (overlap, straightforward_overlap.overlap):
         leaves = [t.clone().requires_grad_() for t in (color, alpha, boxes)]
-        value = function(*leaves, image)
+        value = function(*leaves, image, color_edge=edge)
         results.append([value.detach(), *torch.autograd.grad(value @ weights, leaves)])
     monkeypatch.setitem(renderer._CHUNK_BYTES, "cpu", 1)  # image by image
-    results.append([overlap(color, alpha, boxes, image)])
+    results.append([overlap(color, alpha, boxes, image, color_edge=edge)])
     ours, expected, chunked = results
     assert (expected[0] > 0.5).all()
     present = torch.arange(7) != 2  # where nothing is drawn all are largest, and amax divides the gradient among them
@@ -135,7 +136,7 @@ def test_objects_of_like_size_are_drawn_together_where_there_are_many(monkeypatc
     monkeypatch.setattr(renderer, "_MANY", 20)
     monkeypatch.setattr(renderer, "_GROUP", 7)
     monkeypatch.setattr(
-        renderer._Windows, "draw_maps", lambda self, maps: sizes.append((self.S, self.T)) or windows(self, maps)
+        renderer._Windows, "draw_maps", lambda self, *maps: sizes.append((self.S, self.T)) or windows(self, *maps)
     )
     for ours, before in zip(results(), expected, strict=True):
         torch.testing.assert_close(ours, before)

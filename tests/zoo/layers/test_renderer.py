@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.layers import renderer
-from zoo.layers.renderer import METHODS, interpolation_weights, render
+from zoo.layers.renderer import COLOR_EDGES, METHODS, interpolation_weights, render
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -39,10 +39,10 @@ def _hard_scene(image: tuple[int, int] = (40, 56)) -> Scene:
     return color, alpha, importance, boxes, background
 
 
-def _gradients(function: Callable[..., Tensor], scene: Scene, *args: object) -> list[Tensor]:
+def _gradients(function: Callable[..., Tensor], scene: Scene, *args: object, **options: object) -> list[Tensor]:
     """The image and the gradients of a random function of it."""
     leaves = [t.clone().requires_grad_() for t in scene]
-    image = function(*leaves, *args)
+    image = function(*leaves, *args, **options)
     weights = torch.randn(image.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     return [image.detach(), *torch.autograd.grad((weights * image.double()).sum(), leaves)]
 
@@ -54,8 +54,13 @@ def _assert_same(ours: list[Tensor], reference: list[Tensor], **tolerance: float
         torch.testing.assert_close(a, b, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def _interpolate(patch: list[list[float]], y: float, x: float) -> float:
-    """Bilinear, at a position in texels, texel (r, c) having its value at exactly (r, c); 0 where there is no texel."""
+def _interpolate(patch: list[list[float]], y: float, x: float, edge: str = "zeros") -> float:
+    """Bilinear, at a position in texels, texel (r, c) having its value at exactly (r, c); 0 where there is no texel.
+
+    Or, with `repeat`, what is at the nearest position that has texels on all sides.
+    """
+    if edge == "repeat":
+        y, x = min(max(y, 0), len(patch) - 1), min(max(x, 0), len(patch[0]) - 1)
     value = 0.0
     for r in (math.floor(y), math.floor(y) + 1):
         for c in (math.floor(x), math.floor(x) + 1):
@@ -65,7 +70,7 @@ def _interpolate(patch: list[list[float]], y: float, x: float) -> float:
 
 
 def _algorithm_1(
-    color: list, alpha: list, importance: list, boxes: list[list[float]], background: list
+    color: list, alpha: list, importance: list, boxes: list[list[float]], background: list, edge: str
 ) -> list[list[list[float]]]:
     """DIFFERENTIABLERENDERING for one image, line by line: (H, W, C)."""
     C, H, W = len(background), len(background[0]), len(background[0][0])
@@ -81,7 +86,7 @@ def _algorithm_1(
                     continue
                 a_, g_ = _interpolate(a, y, x), _interpolate(g, y, x)
                 for c in range(C):
-                    mixed = a_ * _interpolate(o[c], y, x) + (1 - a_) * background[c][row][column]
+                    mixed = a_ * _interpolate(o[c], y, x, edge) + (1 - a_) * background[c][row][column]
                     weighted_sum[c] += g_ * mixed
                 writes += 1
                 normalizer += g_
@@ -90,31 +95,66 @@ def _algorithm_1(
     return out
 
 
+@pytest.mark.parametrize("edge", COLOR_EDGES)
 @pytest.mark.parametrize(("image", "sizes"), [((9, 12), (3, 9)), ((26, 19), (2, 7))], ids=["whole images", "windows"])
-def test_algorithm_1_pixel_by_pixel(image, sizes):
+def test_algorithm_1_pixel_by_pixel(image, sizes, edge):
     scene = _scene(2, 6, 3, (4, 3), image, sizes)
     scene[1][:, 2] = scene[2][:, 2] = 0
     scene[3][:, 3, 2:] = scene[3][:, 3, :2] + 0.8
     windows = renderer._Windows(scene[3], (4, 3), image, None)
     assert (windows.index is None) == (sizes == (3, 9))  # both ways are looked at
-    expected = torch.tensor([_algorithm_1(*(t[b].tolist() for t in scene)) for b in range(2)], dtype=torch.float64)
-    assert (expected.movedim(-1, 1) != scene[-1]).any(1).double().mean() > 0.1
-    torch.testing.assert_close(render(*scene), expected.movedim(-1, 1))
+    images = [_algorithm_1(*(t[b].tolist() for t in scene), edge) for b in range(2)]
+    expected = torch.tensor(images, dtype=torch.float64).movedim(-1, 1)
+    assert (expected != scene[-1]).any(1).double().mean() > 0.1
+    torch.testing.assert_close(render(*scene, color_edge=edge), expected)
+    other = render(*scene, color_edge=COLOR_EDGES[1 - COLOR_EDGES.index(edge)])
+    assert (other - expected).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("method", METHODS)
+FORMS = [*(("exact", edge) for edge in COLOR_EDGES), ("premultiplied", "repeat")]
+
+
+@pytest.mark.parametrize(("method", "edge"), FORMS)
 @pytest.mark.parametrize("image", [(40, 56), (14, 11)], ids=["windows", "whole images"])
-def test_canvas_of_every_object(method, image):
+def test_canvas_of_every_object(method, edge, image):
     scene = _hard_scene(image)
     assert (renderer._Windows(scene[3], (5, 6), image, None).index is None) == (image == (14, 11))
-    _assert_same(_gradients(render, scene, method), _gradients(straightforward.render, scene, method))
+    ours, expected = (_gradients(f, scene, method, color_edge=edge) for f in (render, straightforward.render))
+    _assert_same(ours, expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_gradcheck(method):
+@pytest.mark.parametrize(("method", "edge"), FORMS)
+def test_gradcheck(method, edge):
     for seed, (image, sizes) in enumerate([((6, 5), (2, 5)), ((16, 13), (1, 4))]):
         scene = [t.requires_grad_() for t in _scene(2, 3, 2, (3, 2), image, sizes, seed)]
-        assert torch.autograd.gradcheck(lambda *tensors: render(*tensors, method), scene)
+        assert torch.autograd.gradcheck(lambda *tensors: render(*tensors, method, color_edge=edge), scene)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.25, 0.5, 0.7])
+def test_a_white_patch_on_white_has_no_ring(shift):
+    """Whatever its alpha and however it lies; Algorithm 1 as it is leaves 1 - w (1 - w) where w of it is left."""
+    alpha = torch.tensor([1.0, 0.6])[:, None, None, None].expand(2, 1, 4, 4)
+    boxes = torch.tensor([8.0 + shift, 8, 20 + shift, 20]).expand(2, 1, 4)
+    white = torch.ones(2, 1, 3, 4, 4), alpha, alpha, boxes, torch.ones(2, 3, 32, 32)
+    for method in METHODS:
+        torch.testing.assert_close(render(*white, method), torch.ones(2, 3, 32, 32))
+    darkest = render(*white, color_edge="zeros")[0].min().item()
+    assert darkest == pytest.approx(0.75) if shift == 0.5 else 0.7499 < darkest < 0.8
+    red = torch.tensor([0.9, 0.2, 0.1])[None, None, :, None, None].expand(2, 1, 3, 4, 4)
+    tinted = red[:, 0, :, :1, :1].expand(2, 3, 32, 32)
+    torch.testing.assert_close(render(red, *white[1:4], tinted), tinted)
+
+
+def test_over_a_colour_an_edge_is_a_blend_of_both():
+    """Opaque red over blue: from the patch's last texel centre outward nothing but a mix of the two, falling evenly."""
+    color = torch.tensor([1.0, 0, 0])[None, None, :, None, None].expand(1, 1, 3, 4, 4)
+    opaque, boxes = torch.ones(1, 1, 4, 4), torch.tensor([[[8.0, 8, 24, 24]]])
+    background = torch.tensor([0.0, 0, 1])[None, :, None, None].expand(1, 3, 32, 32)
+    red, green, blue = render(color, opaque, opaque, boxes, background)[0, :, 16, :16].unbind()
+    left = torch.tensor([0.125, 0.375, 0.625, 0.875])  # of the patch, 4 pixels a texel
+    torch.testing.assert_close(red, torch.cat([torch.zeros(6), left, torch.ones(6)]))
+    torch.testing.assert_close(red + blue, torch.ones(16))
+    assert not green.any()
 
 
 def test_single_precision():
@@ -268,6 +308,8 @@ def test_not_a_number_is_handed_on(method, corner):
 def test_unknown_method():
     with pytest.raises(ValueError, match="unknown rendering method 'fast'; choose one of"):
         render(*_scene(1, 1, 1, (2, 2), (4, 4), (1, 2)), method="fast")
+    with pytest.raises(ValueError, match="unknown color_edge 'reflect'; choose one of"):
+        render(*_scene(1, 1, 1, (2, 2), (4, 4), (1, 2)), color_edge="reflect")
 
 
 def test_interpolation_weights():
