@@ -50,7 +50,7 @@ from zoo.layers.glimpse_decoder import UPSAMPLINGS, GlimpseDecoder
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.mixture_prior import MixturePrior, expected_kl
 from zoo.layers.overlap import instance_mask, overlap
-from zoo.layers.renderer import METHODS, render
+from zoo.layers.renderer import COLOR_EDGES, METHODS, render
 from zoo.layers.resnet import ResNetBackbone
 from zoo.layers.schedules import Schedule
 from zoo.models.base import ObjectModel
@@ -122,6 +122,9 @@ class GMAIR(ObjectModel):
             about this share, and a model that has found its objects trains several times as fast. (A Bernoulli
             likelihood tells 1e-6 from 0 by many nats.) A GPU is waited for once a step.
         renderer: "exact" (SPAIR's Algorithm 1), or "premultiplied", one contraction that differs at soft edges.
+        color_edge: Colours beyond a patch's outermost texel centres, in "exact" and in `overlap`: "repeat", those of
+            the edge, so that alpha alone fades; "zeros", fading too (the code, and Algorithm 1 taken literally), which
+            darkens edges on bright backgrounds.
         background: "black" (the paper); "fixed" (`background_color`); "learned", one colour; "mlp", a colour for each
             image.
         background_color: In [0, 1], for each channel; for "fixed".
@@ -197,6 +200,7 @@ class GMAIR(ObjectModel):
         importance_floor: float = 0.0,
         negligible_presence: float = 0.0,
         renderer: str = "exact",
+        color_edge: str = "repeat",
         background: str = "black",
         background_color: list[float] | None = None,
         likelihood: str = "bernoulli",
@@ -385,9 +389,9 @@ class GMAIR(ObjectModel):
 
     def render(self, objects: Latents, color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
         """Draw decoded objects with their presence and depth: the image (B, C, H, W)."""
-        opacity = alpha * objects["presence"][..., None]
-        importance = self._importance(objects, opacity)
-        return render(color, opacity, importance, objects["boxes"], background, self.hp.renderer, (self.hp.anchor,) * 2)
+        hp, opacity = self.hp, alpha * objects["presence"][..., None]
+        maps = color, opacity, self._importance(objects, opacity)
+        return render(*maps, objects["boxes"], background, hp.renderer, (hp.anchor,) * 2, hp.color_edge)
 
     def _importance(self, objects: Latents, opacity: Tensor) -> Tensor:
         importance = opacity * (-objects["z_depth"][..., None]).sigmoid()
@@ -427,7 +431,8 @@ class GMAIR(ObjectModel):
         if self.scheduled("overlap_weight"):
             opacity = alpha * q["presence"][..., None]
             H, W = image.shape[-2:]
-            terms["overlap"] = overlap(color, opacity, q["boxes"], (H, W), (hp.anchor,) * 2).sum() / len(image)
+            drawn_twice = overlap(color, opacity, q["boxes"], (H, W), (hp.anchor,) * 2, hp.color_edge)
+            terms["overlap"] = drawn_twice.sum() / len(image)
         if self.training and self.scheduled("consistency_weight"):
             terms |= self._agreement(q, color, alpha, mean, self.background(image))
         return terms
@@ -729,6 +734,7 @@ def _check(hp: Any) -> None:
         ("presence", ("relaxed", "sigmoid")),
         ("what_prior_at", ("sample", "expectation")),
         ("renderer", METHODS),
+        ("color_edge", COLOR_EDGES),
         ("background", ("black", "fixed", "learned", "mlp")),
         ("likelihood", ("bernoulli", "normal")),
     ):

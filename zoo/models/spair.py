@@ -33,7 +33,7 @@ from zoo.layers.distributions import (
 )
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.noise import seeded
-from zoo.layers.renderer import METHODS, render
+from zoo.layers.renderer import COLOR_EDGES, METHODS, render
 from zoo.layers.schedules import Schedule
 from zoo.layers.wavefront import encode_in_waves, num_neighbors
 from zoo.models.base import ObjectModel
@@ -81,6 +81,9 @@ class SPAIR(ObjectModel):
             1000 in the code.
         importance_floor: Least importance inside a patch; the code's 0.01 for a depth in (0, 4) is 0.0025 here.
         renderer: "exact" (Algorithm 1), or "premultiplied", one contraction that differs at soft edges.
+        color_edge: Colours that "exact" draws beyond a patch's outermost texel centres: "repeat", those of the edge, so
+            that alpha alone fades; "zeros", fading too (Algorithm 1 taken literally; on black, the code), which darkens
+            edges on bright backgrounds.
         background: "black"; "fixed" (`background_color`); "mode", the most frequent colour of the training images;
             "learned", one colour; "mlp", a colour for each image.
         background_color: In [0, 1], for each channel; for "fixed".
@@ -141,6 +144,7 @@ class SPAIR(ObjectModel):
         training_wheels: int = 0,
         importance_floor: float = 0.0,
         renderer: str = "exact",
+        color_edge: str = "repeat",
         background: str = "black",
         background_color: list[float] | None = None,
         likelihood: str = "bernoulli",
@@ -312,8 +316,8 @@ class SPAIR(ObjectModel):
         importance = opacity * (-latents["z_depth"][..., None]).sigmoid()
         if hp.importance_floor:
             importance = importance.clamp_min(hp.importance_floor)
-        size = (hp.anchor, hp.anchor)
-        return render(color, opacity, importance, latents["boxes"], background, hp.renderer, size), color, alpha
+        maps, size = (color, opacity, importance), (hp.anchor, hp.anchor)
+        return render(*maps, latents["boxes"], background, hp.renderer, size, hp.color_edge), color, alpha
 
     # training: section 4.5
 
@@ -447,6 +451,7 @@ def _check(hp: Any) -> None:
         ("lookback", (0, 1, 2)),
         ("glimpse_padding", ("zeros", "border")),
         ("renderer", METHODS),
+        ("color_edge", COLOR_EDGES),
         ("likelihood", ("bernoulli", "normal")),
     ):
         if hp[name] not in allowed:
