@@ -189,7 +189,9 @@ class ZooCLI(LightningCLI):
         config = self._resume_config(path) if argv[0] == "fit" else {}
         given = next((b for a, b in pairwise(_options(rest)) if a == "--model"), "")
         own = given if given.split(".")[-1] == self.record["class"] else self.record["class"]  # my_package.MyModel
-        config.setdefault("model", {"class_path": own, "init_args": self.record["init_args"]})
+        model = config.setdefault("model", {"class_path": own, "init_args": {}})
+        if model["class_path"].split(".")[-1] == self.record["class"]:  # the run's configuration may lack later options
+            model["init_args"] = {**self.record["init_args"], **(model.get("init_args") or {})}
         data = self.record.get("data")
         if data:
             config.setdefault("data", {"class_path": data["class"], "init_args": data["init_args"]})

@@ -22,6 +22,8 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 LICENSE = "apache-2.0"  # of what lies there, as of the package
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+# Hyperparameters that are younger than some checkpoints, with the values by which those go on doing what they did.
+_BEFORE: dict[str, dict[str, Any]] = {"SPAIR": {"color_edge": "zeros"}, "GMAIR": {"color_edge": "zeros"}}
 _OF_THE_MODEL = ("format_version", "class", "init_args", "data", "step", "parameters", "sha256")  # not facts about it
 
 
@@ -213,11 +215,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint file says of itself: format_version, class, init_args, data, and more where it was `save`d."""
+    """What a checkpoint file says of itself: format_version, class, init_args, data, and more where it was `save`d.
+
+    Hyperparameters that its model had not then are there, with the values that leave the model as it was.
+    """
     if path.suffix != ".safetensors":
         return _read_lightning(path)[0]
     beside = path.with_suffix(".json")
-    return _read_json(path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside)
+    own = path.name == HUB_WEIGHTS and not beside.is_file()
+    return _with_later_hyperparameters(_read_json(path.with_name(HUB_RECORD) if own else beside))
+
+
+def _with_later_hyperparameters(record: dict[str, Any]) -> dict[str, Any]:
+    before = _BEFORE.get(str(record.get("class")), {})
+    return {**record, "init_args": {**before, **record["init_args"]}} if before and "init_args" in record else record
 
 
 def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
@@ -266,7 +277,7 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     try:
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
-        record, state = content["zoo"], content["state_dict"]
+        record, state = _with_later_hyperparameters(content["zoo"]), content["state_dict"]
         step = int(state["step"]) if "step" in state else record.get("step", content["global_step"])
     except KeyError as error:
         raise CheckpointError(f"{path} is a checkpoint, but not one of this zoo: it has no {error}") from error

@@ -7,6 +7,7 @@ import torch
 
 import zoo
 from zoo import weights
+from zoo.cli import ZooCLI
 from zoo.models import SPAIR, ASTSeg
 
 SMALL = {"channels": 1, "backbone_channels": 8, "encoder_hidden": [16], "decoder_hidden": [16], "what_dim": 4}
@@ -123,3 +124,31 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_rest(saved: Path, monkeypa
         zoo.save(SPAIR(**SMALL), saved.with_suffix(""))
     assert saved.read_bytes() == before
     assert {path.name for path in saved.parent.iterdir()} == {"copy.safetensors", "copy.json"}
+
+
+def test_checkpoints_older_than_a_hyperparameter_go_on_doing_what_they_did(saved: Path, tmp_path: Path) -> None:
+    """Colours faded at patches' edges before `color_edge`: such records, in whatever way they are read, say so."""
+    for name, record in zoo.list_weights().items():
+        if record["class"] in ("SPAIR", "GMAIR") and "color_edge" not in record["init_args"]:
+            assert zoo.load(name).hp.color_edge == "zeros"
+    assert zoo.load("spair-multimnist").hp.color_edge == "zeros"
+    assert SPAIR(**SMALL).hp.color_edge == zoo.load(saved).hp.color_edge == "repeat"
+    beside = saved.with_suffix(".json")
+    record = json.loads(beside.read_text())
+    del record["init_args"]["color_edge"]
+    beside.write_text(json.dumps(record))
+    old = zoo.load(saved)
+    assert (old.hp.color_edge, old.record()["init_args"]["color_edge"]) == ("zeros", "zeros")
+
+    run = tmp_path / "version_0"
+    (run / "checkpoints").mkdir(parents=True)
+    content = {"zoo": record, "global_step": 3, "state_dict": old.state_dict()}
+    torch.save(content, run / "checkpoints" / "last.ckpt")
+    assert zoo.load(run).hp.color_edge == "zeros"
+    model = {"class_path": "SPAIR", "init_args": {**SMALL, "lr": 0.5}}  # a run's own configuration, as old
+    (run / "config.yaml").write_text(json.dumps({"model": model}))
+    for verb in ("fit", "test"):
+        arguments, _ = object.__new__(ZooCLI)._with_checkpoint(None, [verb, "--ckpt_path", str(run)])  # type: ignore[arg-type]
+        asked = json.loads(arguments[arguments.index("--config") + 1])["model"]["init_args"]
+        assert asked["color_edge"] == "zeros"
+        assert asked["lr"] == (0.5 if verb == "fit" else record["init_args"]["lr"])
