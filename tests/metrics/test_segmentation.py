@@ -19,6 +19,14 @@ def random_map(rng: np.random.Generator, ids: list[int], size: tuple[int, int], 
     return np.where(rng.random(size) < 0.1, rng.choice(ids, size), fine)
 
 
+def draw_boxes(corners: np.ndarray, sides: np.ndarray, size: int) -> np.ndarray:
+    """A square map of boxes (N, 2), the later over the earlier, numbered from 1."""
+    labels = np.zeros((size, size), int)
+    for i, ((y, x), (h, w)) in enumerate(zip(corners, sides, strict=True)):
+        labels[y : y + h, x : x + w] = i + 1
+    return labels
+
+
 def make_maps(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Ten images: various numbers of masks, ids with gaps, and every degenerate case."""
     rng = np.random.default_rng(0)
@@ -43,7 +51,7 @@ def literal_iou(mask: np.ndarray, true: np.ndarray, i: int, j: int) -> float:
     return ((true == i) & (mask == j)).sum() / ((true == i) | (mask == j)).sum()
 
 
-def literal_miou(mask: np.ndarray, true: np.ndarray, background: bool) -> float:
+def literal_strict_miou(mask: np.ndarray, true: np.ndarray, background: bool) -> float:
     """Every one-to-one matching is tried; pairs that share nothing are not made."""
     rows, columns = np.unique(true), np.unique(mask)
     best: tuple[float, list[tuple[int, float]]] = (-1.0, [])
@@ -56,6 +64,27 @@ def literal_miou(mask: np.ndarray, true: np.ndarray, background: bool) -> float:
     if background:
         return total / masks
     return sum(iou for i, iou in pairs if i != 0) / (masks - (0 in rows)) if rows.any() else math.nan
+
+
+def literal_miou(mask: np.ndarray, true: np.ndarray, background: bool) -> float:
+    """The published programs', in the best case: every matching of true masks with predicted ones or none is tried.
+
+    Each side is filled up with invisible masks, so that each is in some pair; a pair counts if either is visible.
+    """
+    visible, columns = set(np.unique(true)), list(np.unique(mask))
+    if not background and not true.any():
+        return math.nan
+    rows = sorted(visible | {0})
+    size = max(len(rows), len(columns)) + 1
+    slots = [*rows, *[None] * (size - len(rows))]
+    iou = {(i, j): literal_iou(mask, true, i, j) for i in visible for j in columns}
+    best = (-1.0, -1.0)
+    for order in set(itertools.permutations([*columns, *[None] * (size - len(columns))])):
+        pairs = [(i, j) for i, j in zip(slots, order, strict=True) if i in visible or j is not None]
+        counted = pairs if background else [(i, j) for i, j in pairs if i != 0]
+        value = sum(iou.get(pair, 0.0) for pair in counted) / len(counted)
+        best = max(best, (round(sum(iou.get(pair, 0.0) for pair in pairs), 9), value))
+    return best[1]
 
 
 def literal_covering(mask: np.ndarray, true: np.ndarray, foreground: bool) -> float:
@@ -72,6 +101,8 @@ CASES = {
     "ari": (ForegroundARI(), literal_ari),
     "miou": (MeanIoU(include_background=True), lambda mask, true: literal_miou(mask, true, True)),
     "miou_fg": (MeanIoU(include_background=False), lambda mask, true: literal_miou(mask, true, False)),
+    "miou_strict": (MeanIoU(True, strict=True), lambda mask, true: literal_strict_miou(mask, true, True)),
+    "miou_fg_strict": (MeanIoU(False, strict=True), lambda mask, true: literal_strict_miou(mask, true, False)),
     "msc": (SegmentationCovering(foreground=False), lambda mask, true: literal_covering(mask, true, False)),
     "msc_fg": (SegmentationCovering(foreground=True), lambda mask, true: literal_covering(mask, true, True)),
 }
@@ -89,9 +120,9 @@ def test_every_image_agrees_with_a_literal_loop(name, size, device):
     expected = [literal(mask.cpu().numpy(), true.cpu().numpy()) for mask, true in zip(*maps, strict=True)]
     alone = [metric(mask[None], true[None]).item() for mask, true in zip(*maps, strict=True)]
     assert alone == pytest.approx(expected, abs=1e-6, nan_ok=True)
-    assert sum(map(math.isnan, expected)) == (0 if name in ("miou", "msc") else 2)
+    assert sum(map(math.isnan, expected)) == (0 if name in ("miou", "miou_strict", "msc") else 2)
     assert expected[-1] == 1
-    together = type(metric)(metric.include_background) if isinstance(metric, MeanIoU) else metric
+    together = MeanIoU(metric.include_background, metric.strict) if isinstance(metric, MeanIoU) else metric
     together = together.to(device)
     together.reset()
     together.update(*maps)
@@ -99,34 +130,65 @@ def test_every_image_agrees_with_a_literal_loop(name, size, device):
     assert together.compute().device.type == device
 
 
-def published_miou(mask: np.ndarray, true: np.ndarray, background: bool) -> tuple[float, bool]:
-    """The benchmark's formula: both sides padded to K masks, a pair visible if either of its masks is.
+def published_miou(mask: np.ndarray, true: np.ndarray, K: int, joined: bool) -> tuple[float, float]:
+    """The evaluators of ClevrTex and AST-Seg: one-hot tables of K + 1 masks, empty ones of IoU 0, and SciPy's solver.
 
-    Also tells whether two visible masks were paired that share no pixel.
+    With and without the true background's pair. A pair is visible if either of its masks is. With `joined` the solver's
+    ties, among pairs that share no pixel, are broken in favour of two visible masks, and of the true background even if
+    it is not; else by their order alone.
     """
-    K = max(mask.max(), true.max()) + 1
-    iou = np.array([[literal_iou(mask, true, i, j) if i in true else 0 for j in range(K)] for i in range(K)])
-    rows, columns = linear_sum_assignment(iou, maximize=True)
-    matched, pairs = iou[rows, columns], list(zip(rows, columns, strict=True))
-    visible = sum(i in true or j in mask for i, j in pairs)
-    strangers = any(i in true and j in mask and iou[i, j] == 0 for i, j in pairs)
-    return (matched.sum() / visible if background else matched[1:].sum() / (visible - 1)), strangers
+    a, b = (np.eye(K + 1, dtype=bool)[labels.ravel()].T for labels in (true, mask))  # (K + 1, pixels)
+    intersection = (a[:, None] & b[None]).sum(-1)
+    iou = np.nan_to_num(intersection / np.maximum((a[:, None] | b[None]).sum(-1), 1))
+    favour = np.where(a.any(1), 1, np.where(np.arange(K + 1) == 0, 0.5, 0))[:, None] * b.any(1)[None]
+    rows, columns = linear_sum_assignment(iou + 1e-9 * (favour if joined else 0), maximize=True)
+    matched, visible = iou[rows, columns], a.any(1)[rows] | b.any(1)[columns]
+    return matched.sum() / visible.sum(), matched[1:].sum() / visible[1:].sum()
 
 
-def test_mean_iou_differs_from_the_published_programs_only_in_pairs_that_share_nothing():
-    rng = np.random.default_rng(3)
-    compared = 0
-    for _ in range(60):
-        ids = int(rng.integers(2, 6))
-        true, mask = (random_map(rng, list(range(ids)), (24, 24), block=8) for _ in range(2))
-        true[0, 0] = 0
-        for background in (True, False):
-            ours = MeanIoU(background)(torch.tensor(mask)[None], torch.tensor(true)[None]).item()
-            theirs, strangers = published_miou(mask, true, background)
-            assert ours <= theirs + 1e-6
-            assert strangers or ours == pytest.approx(theirs, abs=1e-6)
-            compared += not strangers
-    assert compared >= 30
+@pytest.mark.parametrize(("size", "K"), [(24, 5), (64, 6), (128, 10)])
+def test_mean_iou_is_the_published_evaluators_where_masks_are_left_over(size: int, K: int):
+    """Some objects found, some missed, some imagined, in any order of the slots; at times there is no background."""
+    rng = np.random.default_rng(size)
+    metrics = {(b, s): MeanIoU(b, strict=s) for b in (True, False) for s in (True, False)}
+    apart = hit = left = 0
+    for i in range(40):
+        corners, sides = rng.integers(0, size - size // 6, (K, 2)), rng.integers(size // 10, size // 4, (K, 2))
+        true = draw_boxes(corners, sides, size)
+        found = rng.random((K, 1)) < 0.5
+        elsewhere = rng.integers(0, size - size // 6, (K, 2))
+        mask = draw_boxes(np.where(found, corners + rng.integers(0, 3, (K, 2)), elsewhere), sides, size)
+        true, mask = (np.where(labels > rng.integers(K // 2, K + 1), 0, labels) for labels in (true, mask))
+        mask = np.concatenate([[0], rng.permutation(K) + 1])[mask]
+        if i % 5 == 0:  # the first slot has what is no other's, on one side or on both
+            true, mask = (np.maximum(true, 1), mask) if i % 2 else (np.maximum(true, 1), np.maximum(mask, 1))
+        maps = torch.tensor(mask)[None], torch.tensor(true)[None]
+        for fg, (theirs, plain) in enumerate(
+            zip(published_miou(mask, true, K, True), published_miou(mask, true, K, False), strict=True)
+        ):
+            ours, strict = (metrics[not fg, s](*maps).item() for s in (False, True))
+            assert ours == pytest.approx(theirs, abs=1e-6)
+            assert strict <= ours + 1e-6
+            assert plain <= ours + 1e-6  # as the slots' order has it
+            apart, hit, left = apart + (strict < ours - 1e-3), hit + (plain > ours - 1e-6), left + 1
+    assert apart > left / 4  # masks are left over
+    assert hit > left / 4
+    order = rng.permutation(K) + 1  # and the slots' order has no say here
+    renamed = np.concatenate([[0], order])[mask]
+    for metric in metrics.values():
+        assert torch.equal(metric(torch.tensor(renamed)[None], maps[1]), metric(*maps))
+
+
+def test_an_invisible_true_background_takes_a_superfluous_mask_along():
+    """Its row of the table is empty, but there: two of three predictions are then in pairs that count."""
+    true = torch.ones(1, 6, 6, dtype=torch.long)
+    true[0, 3:] = 2
+    mask = true.clone()
+    mask[0, 0] = 3
+    ious = 2 / 3 + 1
+    assert MeanIoU(False)(mask, true).item() == pytest.approx(ious / 2)
+    assert MeanIoU(True)(mask, true).item() == pytest.approx(ious / 3)
+    assert MeanIoU(False, strict=True)(mask, true).item() == pytest.approx(ious / 3)
 
 
 def test_degenerate_images():
@@ -138,15 +200,16 @@ def test_degenerate_images():
     def scores(mask: Tensor, true: Tensor) -> list[float]:
         return [metric(mask[None], true[None]).item() for metric, _ in CASES.values()]
 
-    # ARI-FG, mIoU, mIoU-FG, MSC, MSC-FG
-    assert scores(one, one) == [1] * 5
-    assert scores(one * 50 + 3, one) == [1] * 5
-    assert scores(empty, one) == pytest.approx([1, 0.875 / 2, 0, 1 / 2, 8 / 64])  # one object, one cluster
-    assert scores(other, one) == pytest.approx([0, 1.5 / 3, 0.5 / 2, 1.5 / 2, 0.5])  # one object in two halves
-    assert scores(one, other) == pytest.approx([0, 1.5 / 3, 0.5 / 2, 2 / 3, 0.5])
-    assert scores(one, empty) == pytest.approx([math.nan, 0.875 / 2, math.nan, 0.875, math.nan], nan_ok=True)
-    assert scores(empty, empty) == pytest.approx([math.nan, 1, math.nan, 1, math.nan], nan_ok=True)
-    assert scores(one, one + 1) == pytest.approx([1] * 5)  # no background: both are objects
+    # ARI-FG, mIoU and mIoU-FG, the same strictly, MSC, MSC-FG
+    nan = math.nan
+    assert scores(one, one) == [1] * 7
+    assert scores(one * 50 + 3, one) == [1] * 7
+    assert scores(empty, one) == pytest.approx([1, *[0.875 / 2, 0] * 2, 1 / 2, 8 / 64])  # one object, one cluster
+    assert scores(other, one) == pytest.approx([0, *[1.5 / 3, 0.5 / 2] * 2, 1.5 / 2, 0.5])  # one object in two halves
+    assert scores(one, other) == pytest.approx([0, *[1.5 / 3, 0.5 / 2] * 2, 2 / 3, 0.5])
+    assert scores(one, empty) == pytest.approx([nan, *[0.875 / 2, nan] * 2, 0.875, nan], nan_ok=True)
+    assert scores(empty, empty) == pytest.approx([nan, *[1, nan] * 2, 1, nan], nan_ok=True)
+    assert scores(one, one + 1) == pytest.approx([1] * 7)  # no background: both are objects
     pixel = empty.clone()
     pixel[0, 0] = 1
     assert scores(empty, pixel)[0] == 1
@@ -204,16 +267,20 @@ def test_a_collection_shares_updates_among_options_and_never_among_scores():
         {
             "ari": ForegroundARI(),
             "ari_1": ForegroundARI(empty_score=1.0),
-            **{f"miou_{b}": MeanIoU(b) for b in (True, False)},
+            **{f"miou_{b}_{s}": MeanIoU(b, strict=s) for b in (True, False) for s in (True, False)},
             **{f"msc_{b}": SegmentationCovering(b) for b in (True, False)},
         }
     )
     mask, target = make_maps((16, 16))
     metrics.update(target[7:], target[7:])
-    assert sorted(map(len, metrics.compute_groups.values())) == [2, 2, 2]
+    assert sorted(map(len, metrics.compute_groups.values())) == [2, 2, 4]
     metrics.update(mask, target)
     values = metrics.compute()
-    for name, metric in (("ari", ForegroundARI()), ("miou_True", MeanIoU(True)), ("miou_False", MeanIoU(False))):
+    for name, metric in (
+        ("ari", ForegroundARI()),
+        ("miou_True_False", MeanIoU(True)),
+        ("miou_False_True", MeanIoU(False, strict=True)),
+    ):
         metric.update(target[7:], target[7:])
         metric.update(mask, target)
         assert torch.equal(metric.compute(), values[name])
