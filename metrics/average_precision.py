@@ -17,6 +17,7 @@ from metrics._checks import check_mask, check_shape
 
 Interpolation = Literal["all_points", "11_points"]
 _GMAIR_POINTS = 1000  # of the curve
+_SPAIR_IOUS = 9  # 0.1, 0.2, ..., 0.9
 
 
 def _pairwise_iou(boxes: Tensor, targets: Tensor) -> Tensor:
@@ -61,7 +62,47 @@ def _ranked_iou(
     return scores, F.pad(iou, (0, 0 if N else 1))  # one row of padding where there is none: a maximum needs a row
 
 
-class AveragePrecision(Metric):
+class _Pooled(Metric):
+    """Keeps what was said of every slot, and of which image it is, for all images to be looked at together.
+
+    States are lists of one-dimensional tensors of `self.dtype`, which torchmetrics lets a process without data lack.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, *states: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._seen = self._first = 0
+        for state in states:
+            self.add_state(state, [], dist_reduce_fx="cat")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the list states, whatever the precision of the model that holds this metric."""
+        return torch.float32
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update, and return the value of this batch alone."""
+        self._first = self._seen  # torchmetrics resets before a batch and merges after it: go on numbering
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._first = 0
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        self._seen = self._first
+
+    def _number(self, images: int) -> Tensor:
+        """The next images' places in their process, (images,); exact to 2^24."""
+        numbers = torch.arange(self._seen, self._seen + images, dtype=self.dtype, device=self.device)
+        self._seen += images
+        return numbers
+
+
+class AveragePrecision(_Pooled):
     """Average precision over the whole data set, in the convention of PASCAL VOC.
 
     The predictions of all images are pooled and sorted by score. Each takes its best ground truth over ALL boxes of
@@ -95,8 +136,6 @@ class AveragePrecision(Metric):
     """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
 
     # Which ground truth a prediction takes does not depend on the others, so at threshold t it is a hit exactly if
     # rival <= t < overlap, where rival is the best overlap of the higher-ranked predictions that take the same one.
@@ -114,7 +153,7 @@ class AveragePrecision(Metric):
         min_score: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__("scores", "overlaps", "rivals", "images", **kwargs)
         self.iou_thresholds = tuple(iou_thresholds)
         if not self.iou_thresholds or not all(0 <= threshold < 1 for threshold in self.iou_thresholds):
             raise ValueError(f"iou_thresholds is {self.iou_thresholds}, expected at least one IoU, each in [0, 1)")
@@ -122,29 +161,7 @@ class AveragePrecision(Metric):
             raise ValueError(f"interpolation is {interpolation!r}, expected one of {get_args(Interpolation)}")
         self.interpolation = interpolation
         self.min_score = min_score
-        self._seen = self._first = 0
-        # One-dimensional and of `self.dtype`: what torchmetrics lets a process without data contribute.
-        for state in ("scores", "overlaps", "rivals", "images"):
-            self.add_state(state, [], dist_reduce_fx="cat")
         self.add_state("num_targets", torch.tensor(0), dist_reduce_fx="sum")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the list states, whatever the precision of the model that holds this metric."""
-        return torch.float32
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Update, and return the value of this batch alone."""
-        self._first = self._seen  # torchmetrics resets before a batch and merges after it: go on numbering
-        try:
-            return super().forward(*args, **kwargs)
-        finally:
-            self._first = 0
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        super().reset()
-        self._seen = self._first
 
     def update(self, boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> None:
         """Add a batch. K and N may differ from one to the next.
@@ -163,15 +180,11 @@ class AveragePrecision(Metric):
         overlap, match = iou.max(dim=2, keepdim=True)
         best_claims = torch.zeros_like(iou).scatter_(2, match, overlap).cummax(dim=1).values
         rival = F.pad(best_claims, (0, 0, 1, 0))[:, :K].gather(2, match)
-        # The image's place in its process; exact to 2^24 images.
-        image = torch.arange(self._seen, self._seen + B, dtype=self.dtype, device=scores.device)
-
         self.scores.append(scores.flatten())
         self.overlaps.append(overlap.flatten())
         self.rivals.append(rival.flatten())
-        self.images.append(image.repeat_interleave(K))
+        self.images.append(self._number(B).repeat_interleave(K))
         self.num_targets = self.num_targets + target_valid.sum()
-        self._seen += B
 
     def compute(self) -> Tensor:
         """Return the mean over the thresholds, a scalar in [0, 1] or NaN."""
@@ -204,75 +217,106 @@ def _pool(state: list[Tensor] | Tensor) -> Tensor:
     return dim_zero_cat(state).cpu() if len(state) else torch.zeros(0)
 
 
-class SPAIRAveragePrecision(Metric):
+class SPAIRAveragePrecision(_Pooled):
     """Average precision as in the code of the SPAIR paper: for comparison with its figures, not for new ones.
 
     It differs from `AveragePrecision` (IoU .1:.1:.9, `11_points`) in that
-    - it is computed for each update, and averaged with the numbers of images as weights: update with 32 images at a
-      time, as the paper's code did;
+    - it is computed for each 32 images, in their order, and averaged with the numbers of images as weights, however
+      many come in an update;
     - a prediction takes its best ground truth among those of its image that are still UNUSED;
     - once all ground truth of an image is used, its further predictions are not counted: duplicates there cost
       nothing;
-    - an update with predictions but no ground truth is 0, one without predictions is NaN, and so is the mean then.
+    - a batch with predictions but no ground truth is 0, one without predictions is NaN, and so is the mean then.
 
     Predictions are the slots with a score above 0. The code rounds presence to 0 or 1 first, so that its ties are
     resolved by input order; give it rounded scores to do the same. Recall and 0, 0.1, ..., 1 are compared exactly, as
     single precision has it under the NumPy of its time.
 
+    Several processes make the batches of one, where images are dealt in turn, as by `DistributedSampler` without
+    shuffling. `update` does not wait for a GPU. The states take 8 bytes a slot.
+
     Source: Crawford and Pineau, "Spatially Invariant Unsupervised Object Detection with Convolutional Neural
     Networks", AAAI 2019; the authors' auto_yolo, `models/core.py`, `mAP`.
 
     Args:
+        images_per_batch: Images that are scored together; 32 in the code.
         kwargs: Options of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: `images_per_batch` is below 1.
     """
 
     higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
 
-    total: Tensor
-    num_images: Tensor
+    scores: list[Tensor]
+    marks: list[Tensor]
+    num_slots: list[Tensor]
+    num_targets: list[Tensor]
+    places: list[Tensor]
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
+    def __init__(self, images_per_batch: int = 32, **kwargs: Any) -> None:
+        # of a slot its score and its marks; of an image how many slots and targets it has, and its place in its process
+        super().__init__("scores", "marks", "num_slots", "num_targets", "places", **kwargs)
+        if images_per_batch < 1:
+            raise ValueError(f"images_per_batch is {images_per_batch}, expected at least 1")
+        self.images_per_batch = images_per_batch
 
     def update(self, boxes: Tensor, scores: Tensor, target_boxes: Tensor, target_valid: Tensor) -> None:
-        """Add the average precision of a batch; arguments and errors as in `AveragePrecision.update`."""
+        """Add images; arguments and errors as in `AveragePrecision.update`."""
         scores, iou = _ranked_iou(boxes, scores, target_boxes, target_valid)
-        if scores.shape[0]:
-            defined = (scores > 0).any() & ~scores.isnan().any()
-            value = torch.where(defined, self._value(scores, iou, target_valid), torch.nan)
-            self.total = self.total + scores.shape[0] * value
-            self.num_images = self.num_images + scores.shape[0]
+        self.scores.append(scores.flatten())
+        self.marks.append(self._marks(scores, iou, target_valid).flatten())
+        self.num_slots.append(scores.new_full(scores.shape[:1], scores.shape[1]))
+        self.num_targets.append(target_valid.sum(dim=1).to(self.dtype))
+        self.places.append(self._number(len(scores)))
 
-    @staticmethod
-    def _value(scores: Tensor, iou: Tensor, target_valid: Tensor) -> Tensor:
-        """Average precision of (B, K) falling scores that overlap (B, K, N) with ground truth; a scalar."""
-        thresholds = torch.arange(1, 10, device=scores.device).div(10).unsqueeze(1)  # (T, 1)
-        unused = F.pad(target_valid, (0, iou.shape[2] - target_valid.shape[1])).repeat(len(thresholds), 1, 1)
+    def _marks(self, scores: Tensor, iou: Tensor, target_valid: Tensor) -> Tensor:
+        """What becomes of (B, K) falling scores that overlap (B, K, N) with ground truth: (B, K), a number of 18 bits.
+
+        Bit t says that the slot is a hit at threshold t, bit 9 + t that it is counted.
+        """
+        thresholds = torch.arange(1, _SPAIR_IOUS + 1, device=scores.device).div(10).unsqueeze(1)  # (T, 1)
+        bits = 2.0 ** torch.arange(_SPAIR_IOUS, device=scores.device).unsqueeze(1)
+        unused = F.pad(target_valid, (0, iou.shape[2] - target_valid.shape[1])).repeat(_SPAIR_IOUS, 1, 1)
         empty = ~target_valid.any(dim=1)
-        # An uncounted slot of score 0 in front: a value exists even without slots, and changes nothing otherwise.
-        hit, counted = [torch.zeros_like(unused[..., 0])], [torch.zeros_like(unused[..., 0])]
+        marks = []
         for score, overlaps in zip(scores.unbind(1), iou.unbind(1), strict=True):
             # By rank, as each choice hangs on the ones before; thresholds and images (T, B) go together.
-            counted.append((score > 0) & (unused.any(dim=2) | empty))
+            counted = (score > 0) & (unused.any(dim=2) | empty)
             overlap, match = torch.where(unused, overlaps, -1.0).max(dim=2, keepdim=True)
-            hit.append((overlap.squeeze(2) > thresholds) & counted[-1])
-            unused = unused.scatter(2, match, unused.gather(2, match) & ~hit[-1].unsqueeze(2))
-
-        # Pooled in image order, (T, B (K + 1)). Uncounted slots go last, where they lower precision and add no recall.
-        ranked = torch.where(torch.stack(counted, dim=2), F.pad(scores, (1, 0)), 0.0).flatten(1)
-        order = ranked.sort(dim=1, descending=True, stable=True).indices
-        tp = torch.stack(hit, dim=2).flatten(1).gather(1, order).cumsum(dim=1)
-        precision = tp / torch.arange(1, tp.shape[1] + 1, device=tp.device)
-        recalls = torch.arange(11, device=tp.device).view(-1, 1, 1) * target_valid.sum()
-        return torch.where(10 * tp >= recalls, precision, 0.0).amax(dim=2).mean()
+            hit = (overlap.squeeze(2) > thresholds) & counted
+            unused = unused.scatter(2, match, unused.gather(2, match) & ~hit.unsqueeze(2))
+            marks.append((bits * (hit + 2**_SPAIR_IOUS * counted)).sum(dim=0))
+        return torch.stack(marks, dim=1).to(self.dtype) if marks else torch.zeros_like(scores)
 
     def compute(self) -> Tensor:
-        """Return the mean over images of their updates' values, a scalar in [0, 1] or NaN."""
-        return self.total / self.num_images
+        """Return the mean over images of their batches' values, a scalar in [0, 1] or NaN."""
+        scores, marks = _pool(self.scores), _pool(self.marks).long()
+        num_slots, num_targets, places = (
+            _pool(state).long() for state in (self.num_slots, self.num_targets, self.places)
+        )
+        order = places.argsort(stable=True)  # of images
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        slots = rank.repeat_interleave(num_slots).argsort(stable=True)
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in order.split(self.images_per_batch) if len(order) else ():
+            own, slots = slots.tensor_split([int(num_slots[batch].sum())])
+            total += len(batch) * self._value(scores[own], marks[own], int(num_targets[batch].sum()))
+        return (total / len(order)).float().to(self.device)
+
+    @staticmethod
+    def _value(scores: Tensor, marks: Tensor, num_targets: int) -> Tensor:
+        """Average precision of a batch, whose slots are in the order of images and, in each, of falling scores."""
+        if scores.isnan().any() or not (scores > 0).any():
+            return torch.tensor(torch.nan)
+        bit = torch.arange(_SPAIR_IOUS).unsqueeze(1)  # (T, 1)
+        hit, counted = (marks >> bit) & 1, (marks >> (bit + _SPAIR_IOUS)) & 1
+        # Uncounted slots go last, where they lower precision and add no recall.
+        order = (scores * counted).sort(dim=1, descending=True, stable=True).indices
+        tp = hit.gather(1, order).cumsum(dim=1)
+        precision = tp.double() / torch.arange(1, tp.shape[1] + 1)
+        recalls = torch.arange(11).view(-1, 1, 1) * num_targets
+        return torch.where(10 * tp >= recalls, precision, 0.0).amax(dim=2).mean()
 
 
 class GMAIRAveragePrecision(Metric):

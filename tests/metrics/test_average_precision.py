@@ -162,12 +162,32 @@ def test_equals_literal_voc(interpolation: str, continuous: bool):
 def test_spair_equals_literal(continuous: bool):
     generator = torch.Generator().manual_seed(1)
     for _ in range(10):
-        sizes = [(8, 9, 4), (5, 6, 2), (8, 3, 6)]
+        sizes = [(8, 9, 4), (8, 6, 2), (5, 3, 6)]
         batches = [random_batch(generator, *size, continuous=continuous) for size in sizes]
-        metric = SPAIRAveragePrecision()
+        metric = SPAIRAveragePrecision(8)
         for batch in batches:
             metric.update(*batch)
         assert metric.compute().item() == pytest.approx(literal_spair(batches), abs=1e-6)
+
+
+@pytest.mark.parametrize("loaded", [1, 7, 32, 50, 100])
+def test_spair_is_scored_by_32_images_whatever_is_loaded_at_once(loaded: int):
+    images = random_batch(torch.Generator().manual_seed(6), 100, 8, 4)
+    metric = SPAIRAveragePrecision()
+    for epoch in range(2):
+        parts = list(zip(*(x.split(loaded) for x in images), strict=True))
+        for part in parts[:-1]:
+            metric.update(*part)
+        alone = metric(*parts[-1])  # the value of the last part, which leaves the count of images as it was
+        expected = literal_spair(list(zip(*(x.split(32) for x in images), strict=True)))
+        assert metric.compute().item() == pytest.approx(expected, abs=1e-6), epoch
+        chunks = list(zip(*(x.split(32) for x in parts[-1]), strict=True))
+        if all((x[1] > 0).any() for x in chunks):
+            assert alone.item() == pytest.approx(literal_spair(chunks), abs=1e-6)
+        metric.reset()
+    assert abs(expected - literal_spair([images])) > 1e-3  # which is to say something
+    with pytest.raises(ValueError, match="images_per_batch is 0, expected at least 1"):
+        SPAIRAveragePrecision(0)
 
 
 @pytest.mark.parametrize("continuous", [False, True])
@@ -290,7 +310,7 @@ def test_degenerate_sizes():
 
 def test_spair_without_predictions():
     found = batch_of(([(1.0, UNIT)], [UNIT]))
-    metric = SPAIRAveragePrecision()
+    metric = SPAIRAveragePrecision(1)
     metric.update(*found)
     metric.update(torch.zeros(0, 5, 4), torch.zeros(0, 5), torch.zeros(0, 3, 4), torch.zeros(0, 3, dtype=torch.bool))
     assert metric.compute() == 1
