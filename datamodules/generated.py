@@ -166,6 +166,7 @@ class GeneratedScenes(SceneDataset):
         content = cached(cache_folder(folder), name, {**manifest, "version": version}, build)
         self.images, self.labels, self.counts = content["images"], content["labels"], content["counts"]
         self.boxes = content[boxes]
+        self.tile_boxes = content.get("tile_boxes") if boxes == "ink_boxes" else None
         self.masks = content.get("masks")
 
     def __len__(self) -> int:
@@ -183,6 +184,8 @@ class GeneratedScenes(SceneDataset):
             labels=labels,
             valid=torch.arange(labels.shape[1]) < self.counts[index].unsqueeze(1),
         )
+        if self.tile_boxes is not None:
+            batch["tile_boxes"] = self.tile_boxes[index].float()
         if self.masks is not None:
             batch["mask"] = self.masks[index].long()
         return batch

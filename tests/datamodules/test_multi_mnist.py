@@ -241,6 +241,11 @@ def test_a_batch_is_its_rows_stacked_and_the_batch_holds_what_it_promises(tmp_pa
     batch = next(iter(DataLoader(data, 16)))  # PyTorch's default collation of rows
     fast = data.batch(range(16))
     assert batch.keys() == fast.keys() == {"image", "boxes", "labels", "valid", "mask", "target"}
+    tight = UCI("val", num_val=40, num_digits=[0, 3]).batch(range(16))  # the same scenes, with both kinds of boxes
+    assert torch.equal(tight["tile_boxes"], fast["boxes"])
+    inside = (tight["boxes"][..., :2] >= fast["boxes"][..., :2]) & (tight["boxes"][..., 2:] <= fast["boxes"][..., 2:])
+    assert inside.all()
+    assert not torch.equal(tight["boxes"], fast["boxes"])
     for key in batch:
         assert batch[key].dtype == fast[key].dtype
         assert torch.equal(batch[key], fast[key])
