@@ -45,7 +45,7 @@ class AIR(ObjectModel):
 
     In nats per image, -ELBO = `reconstruction` + `kl_where` + `kl_what` + `kl_presence`. With `gradient: nvil` two
     more terms train presence: `score_function`, whose value is always 0 and whose gradient is the estimator's, and
-    `baseline`, a squared error in (nats per pixel)^2. So the loss stays the -ELBO, but for the small `baseline`.
+    `baseline`, a squared error in (nats per pixel)^2, both in training only.
 
     Args:
         channels: Image channels, 1 or 3.
@@ -91,6 +91,7 @@ class AIR(ObjectModel):
     """
 
     schedules = ("lr", "baseline_lr", "count_prior_odds")
+    elbo_terms = ("reconstruction", "kl_where", "kl_what", "kl_presence")
     difference = False
 
     def __init__(

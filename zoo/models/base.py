@@ -51,6 +51,8 @@ class ObjectModel(LightningModule):
     fits it counts there; who optimises it otherwise, in a loop or a module of their own, calls `advance`.
 
     Attributes:
+        elbo_terms: Names of the loss terms whose plain sum is the negative evidence lower bound, where a model has one.
+            It is logged as `negative_elbo`, whatever the terms' weights, and without the terms that only training has.
         term_weights: Name of a loss term to its weight; terms that are not named have weight 1.
         schedules: Names of the hyperparameters that follow a schedule.
         adam: Further arguments of the optimiser.
@@ -58,6 +60,7 @@ class ObjectModel(LightningModule):
     """
 
     schedules: tuple[str, ...] = ("lr",)
+    elbo_terms: tuple[str, ...] = ()
     adam: dict[str, Any] = {}
     step: Tensor
 
@@ -220,11 +223,14 @@ class ObjectModel(LightningModule):
         # the same in every validation; what an image has none of its own of, depends on the batch
         with seeded(mixed_seed(self.global_rank, step=batch_idx), self.device), own:
             terms = self.losses(batch)
+        sums = {"loss": self._total(terms)}
+        if self.elbo_terms:
+            sums["negative_elbo"] = torch.stack([terms[name] for name in self.elbo_terms if name in terms]).sum()
         scene = self.see(batch)
         if batch_idx == 0:
             scene.check(image)
         data = getattr(self.trainer, "datamodule", None)
-        metrics.update({**terms, "loss": self._total(terms)}, scene, batch, getattr(data, "num_classes", None))
+        metrics.update({**terms, **sums}, scene, batch, getattr(data, "num_classes", None))
 
     def _end_epoch(self, stage: str) -> None:
         names = [] if self.trainer.barebones else stage_loader_names(self.trainer, stage)

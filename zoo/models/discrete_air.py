@@ -7,8 +7,8 @@ had: where the paper is silent, defaults are those of AIR's programs. Difference
   (JointVAE); the paper estimates these two by sampling (section 3.4).
 - Equation 5 has one Gumbel variable where a relaxed Bernoulli needs the difference of two, logistic noise.
 - Divergences are weighted by presence, relaxed or not: an absent object is not paid for.
-- Outside training presence and category are drawn as the discrete variables that they are, so that the loss on
-  held-out images is the negative ELBO; `forward` has the most likely values instead.
+- Outside training presence and category are drawn as the discrete variables that they are, so that `negative_elbo`
+  on held-out images is one; `forward` has the most likely values instead.
 - "T_r and T_k combined as one" (section 4.2) is taken to be their product in equation 6.
 
 Trained so, places are found but categories often stay at chance. The cures that made them meaningful are options, off
@@ -53,8 +53,8 @@ class DiscreteAIR(ObjectModel):
     """A recurrent network that finds, names and draws one object at a time, the encoder of a VAE (section 3).
 
     In nats per image, -ELBO = `reconstruction` + `kl_scale` + `kl_pose` + `kl_category` + `kl_attribute` +
-    `kl_presence`, with `aspect`, where it is on, as a further factor of the prior up to its constant. Training may add
-    `blurred` and `balance`.
+    `kl_presence`. `aspect`, where it is on, is a further factor of the prior up to its constant, and no part of that;
+    training may add `blurred` and `balance`.
 
     Args:
         channels: Image channels, 1 or 3.
@@ -119,6 +119,7 @@ class DiscreteAIR(ObjectModel):
     """
 
     schedules = ("lr", "temperature", "count_prior_odds", "blur_weight", "balance_weight")
+    elbo_terms = ("reconstruction", "kl_scale", "kl_pose", "kl_category", "kl_attribute", "kl_presence")
     where_prior: Tensor
     released: Tensor
 

@@ -146,6 +146,7 @@ class GMAIR(ObjectModel):
         max_grad_norm: Largest norm of the gradient; null, as in the paper: any.
     """
 
+    elbo_terms = ("reconstruction", "kl_presence", "kl_where", "kl_depth", "kl_category", "kl_what")
     schedules = (
         "lr",
         "object_lr",

@@ -45,6 +45,8 @@ Latents = dict[str, Tensor]
 class SPAIR(ObjectModel):
     """A convolutional detector, one object for each cell of a grid, trained as the encoder of a VAE (section 4).
 
+    In nats per image, -ELBO = `reconstruction` + `kl_position` + `kl_size` + `kl_depth` + `kl_what` + `kl_presence`.
+
     Args:
         channels: Image channels, 1 or 3.
         cell_size: c_h and c_w in the paper, pixels of a cell; the product of `backbone_strides`.
@@ -110,6 +112,7 @@ class SPAIR(ObjectModel):
     """
 
     schedules = ("lr", "count_prior_odds")
+    elbo_terms = ("reconstruction", "kl_position", "kl_size", "kl_depth", "kl_what", "kl_presence")
     alpha_bias: Tensor
 
     def __init__(

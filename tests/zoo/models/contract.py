@@ -72,6 +72,25 @@ class ModelContract:
         untouched = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not untouched
 
+    def test_the_negative_elbo_is_the_plain_sum_of_its_terms_whatever_they_weigh(self, tmp_path, uci_data) -> None:
+        data = uci_data(image_size=list(self.sizes[0]), channels=self.settings["channels"])
+        logged = []
+        for weight in (1.0, 7.0):
+            torch.manual_seed(0)
+            model = self.model_class(**self.settings)
+            every = (*model.elbo_terms, *model.term_weights)
+            model.term_weights = dict.fromkeys(every, weight)
+            logged += trainer(tmp_path, limit_val_batches=2).validate(model, data, verbose=False)
+        plain, weighted = logged
+        assert not every or weighted["val/loss"] != pytest.approx(plain["val/loss"])
+        if not self.model_class.elbo_terms:
+            assert "val/negative_elbo" not in plain
+            assert not [name for name in plain if name.startswith("val/kl_")]
+            return
+        terms = [v for name, v in plain.items() if name.startswith("val/kl_") or name == "val/reconstruction"]
+        for values in logged:
+            assert values["val/negative_elbo"] == pytest.approx(sum(terms), rel=1e-5)
+
     def test_hyperparameters_are_json_and_rebuild_the_model(self, model: ObjectModel) -> None:
         record = json.loads(json.dumps(model.record()))
         again = self.model_class(**record["init_args"])
