@@ -78,6 +78,7 @@ def workspace(project: str, entity: str, name: str = "Model comparison") -> "Wor
         "Training": [
             curve("loss", "train/loss"),
             curve("loss in validation", "val/loss"),
+            curve("negative ELBO in validation", "val/negative_elbo"),
             curves("loss terms", "^train/(?!loss$).*"),
             curves("schedules", "^schedule/.*"),
         ],

@@ -20,10 +20,13 @@ RECORDED = Path(__file__).with_name("results.csv")
 PUBLISHED = Path(__file__).with_name("published.csv")
 _KEY = ("experiment", "changes", "data", "seed")
 _ABOUT = ("model", "revision", "steps", "parameters", "wall_s", "peak_memory_gb", "hardware", "torch")
-COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "loss")
+COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "negative_elbo", "loss")
 _CLUSTERS = 10  # of `zoo cluster`, if nothing else is said
 # what tables and plots show of a run, if no paper has a figure of its own for it
-HEADLINES = ("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi", "ari_fg", "miou_fg")
+HEADLINES = (
+    *("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi"),
+    *("ari_fg", "miou_fg", "miou_fg_strict"),
+)
 # of metrics, where there is room
 TITLES = {
     "ap50": "AP (IoU 0.5)",

@@ -10,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from datamodules import Batch
+from metrics import SPAIRAveragePrecision
 from zoo.evaluation import METRIC_NAMES, SceneMetrics
 from zoo.scene import Scene
 
@@ -92,3 +93,51 @@ def test_segmentation_is_scored_where_both_have_masks() -> None:
     assert values["miou"].item() == pytest.approx(((1 + 1 + 0.5) / 4 + 1) / 2)
     assert values["miou_fg"].item() == pytest.approx((1 + 0.5) / 3)
     assert values["msc_fg"].item() == pytest.approx((1 + 0.5) / 2)
+
+
+def test_raw_boxes_are_scored_beside_derived_ones_and_tiles_beside_ink_each_under_its_name() -> None:
+    """Attention boxes are the tiles that digits come in; boxes are these trimmed to the digits' ink."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(50, 4, 2, generator=generator) * 30
+    tiles = torch.cat([corner, corner + 14], -1)
+    ink = tiles + torch.tensor([3.0, 2, -3, -2])  # an IoU of 0.41
+    image = torch.zeros(50, 1, 48, 48)
+    scene = Scene(
+        reconstruction=image,
+        boxes=ink,
+        presence=torch.full((50, 4), 0.75),
+        what=ink,
+        attention_boxes=tiles,
+    )
+    valid = torch.rand(50, 4, generator=generator) < 0.8
+    batch: Batch = {"image": image, "boxes": ink, "tile_boxes": tiles, "valid": valid}
+    metrics = SceneMetrics()
+    metrics.update(scene, batch)
+    values = metrics.compute()
+    assert list(values) == [name for name in METRIC_NAMES if name in values]
+    found = values["ap50"].item()
+    assert found > 0.5
+    assert values["raw_tile_ap50"].item() == pytest.approx(found)
+    assert values["raw_ap50"] == values["tile_ap50"] == values["raw_ap50_gmair"] < 0.1
+    assert values["raw_ap_spair"] < values["ap_spair"]
+    metrics.reset()
+    metrics.update(replace(scene, attention_boxes=None), {key: batch[key] for key in ("image", "boxes", "valid")})  # type: ignore[literal-required]
+    values = metrics.compute()
+    assert not [name for name in values if name.startswith(("raw_", "tile_"))]
+    assert values["ap50"].item() == found
+
+
+def test_average_precision_as_in_spairs_program_is_of_32_images_whatever_the_loader_has_at_once() -> None:
+    scene, batch = two_views(80, 3)
+    values = []
+    for size in (80, 32, 7):
+        metrics = SceneMetrics()
+        for start in range(0, 80, size):
+            part = slice(start, start + size)
+            rows: Any = {key: value[part] for key, value in batch.items()}  # type: ignore[index]
+            fields = {key: value[part] for key, value in vars(scene).items() if value is not None}
+            metrics.update(Scene(**fields), rows)
+        values.append(metrics.compute()["ap_spair"].item())
+    expected = SPAIRAveragePrecision(32)
+    expected.update(scene.boxes, (scene.presence > 0.5).float(), batch["boxes"], batch["valid"])
+    assert values == pytest.approx([expected.compute().item()] * 3)

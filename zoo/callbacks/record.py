@@ -62,7 +62,9 @@ class RunRecord(Callback):
         """Keep the metrics of a validation amid training."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        values = {name: trainer.callback_metrics.get(f"val/{name}") for name in (*METRIC_NAMES, "loss")}
+        values = {
+            name: trainer.callback_metrics.get(f"val/{name}") for name in (*METRIC_NAMES, "negative_elbo", "loss")
+        }
         known = {name: round(float(value), 6) for name, value in values.items() if value is not None}
         self._history.append({"step": trainer.global_step, "wall_s": round(self._wall(), 2), **known})
 
