@@ -50,6 +50,33 @@ class ColorBackground(nn.Module):
         colors, counts = (codes * weights[:, None, None]).sum(1).unique(return_counts=True)
         self.color.copy_((colors[counts.argmax()] // weights % 256) / 255)
 
+    def draw(
+        self,
+        shape: tuple[int, int, int, int],
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        color: Tensor | None = None,
+    ) -> Tensor:
+        """Backgrounds of scenes that no image is given of.
+
+        Args:
+            shape: (B, C, H, W).
+            device: Where they go.
+            generator: A CPU generator, for "mlp", whose colours are drawn uniformly: it has no prior of them.
+            color: (C,) or (B, C) in [0, 1], to have these instead.
+
+        Raises:
+            ValueError: The colours are of another shape.
+        """
+        B, C, _, _ = shape
+        if color is None and self.kind == "mlp":
+            color = torch.rand(B, C, generator=generator)
+        if color is None:
+            return self(torch.zeros(shape, device=device))
+        if color.shape not in ((C,), (B, C)):
+            raise ValueError(f"background must be colours ({C},) or ({B}, {C}), got {tuple(color.shape)}")
+        return color.to(device, torch.float32).view(-1, C, 1, 1).expand(shape)
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) images to their backgrounds, same shape, in [0, 1]."""
         if self.kind == "learned":

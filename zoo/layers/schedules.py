@@ -1,11 +1,14 @@
 """Schedules as pure functions of the training step, so that a resumed run is the same run."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 # In YAML: a number, [start, end, steps, shape], or several such pieces, [[start, end, steps, shape], ...].
 Schedule = float | list[float | str | list[float | str]]
+
+POSITIVE = (sys.float_info.min, math.inf)  # bounds of what divides, or has a logarithm
 
 # Each maps progress u = step / steps, u >= 0, to the fraction of the way from start to end.
 _SHAPES: dict[str, Callable[[float], float]] = {
@@ -51,6 +54,8 @@ def check_schedule(name: str, schedule: Schedule, bounds: tuple[float, float] | 
 def _check_bounds(name: str, values: Sequence[Any], bounds: tuple[float, float] | None) -> None:
     for value in values:
         if bounds is not None and not bounds[0] <= value <= bounds[1]:
+            if bounds == POSITIVE:
+                raise ValueError(f"{name} must be above 0 from start to end, got {value!r}")
             raise ValueError(f"{name} must be from {bounds[0]:g} to {bounds[1]:g}, got {value!r}")
 
 
