@@ -5,10 +5,21 @@ The model as Discrete-AIR (Wang et al. 2019, section 2, equations 1 to 3) and SP
 count accuracy. Differences from the paper:
 
 - Presence is relaxed by default (Concrete, as in SPAIR's and Discrete-AIR's AIR); `gradient: nvil` is the paper's.
+- Objects have a height and a width of their own by default (SPAIR's AIR); in the paper one scale does for both,
+  `num_scales: 1`.
+- Scales go through a sigmoid and shifts through a tanh (SPAIR's AIR), so that their priors are no longer normal in
+  pixels; means and stds of the priors are ours.
 - The divergence of presence is in closed form, step by step; the paper's estimate has the same expectation.
 - Divergences of where and what are weighted by presence, relaxed or not: an absent object is not paid for.
+- The optimiser is Adam, at the paper's learning rate of 1e-4, and gradients are clipped at a norm of 1 (SPAIR's AIR);
+  the paper has RMSProp, unclipped.
 - The cures for collapse that the programs found are options, on by default: `decoder_bias`, `presence_bias`,
-  `count_prior_odds` that starts high, `residual_where`, `where_std`, `what_std`.
+  `residual_where`, `where_std`, `what_std`, and `count_prior_odds` that go from high to low within some thousand steps;
+  in the paper the probability of one more object falls from nearly 1 to some 1e-5 within 100,000.
+- `forward` counts an object that is as likely as not to be there: of the number of objects that is the median, not the
+  mode. Three chances of 0.6 make 1, though none, at 0.4, is likeliest. The paper's counts are those of a sample.
+- `cell: mlp`, `see_latents`, `known_count` and the Bernoulli likelihood are SPAIR's AIR and DAIR; `trim_threshold` is
+  GMAIR's.
 """
 
 import math
@@ -33,7 +44,7 @@ from zoo.layers.distributions import (
 )
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.recurrent import ImageLSTM, ImageMLP
-from zoo.layers.schedules import Schedule, schedule_value
+from zoo.layers.schedules import POSITIVE, Schedule, schedule_value
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
 
@@ -140,7 +151,7 @@ class AIR(ObjectModel):
             "kl_presence": presence_kl_weight,
         }
         _check(self.hp)
-        self.check_schedules()
+        self.check_schedules(count_prior_odds=POSITIVE)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.size_hw = (height, width)
         self.where_dim = num_scales + 2
@@ -172,7 +183,7 @@ class AIR(ObjectModel):
 
         Args:
             image: (B, C, H, W).
-            noise: From `draw_noise`; None for means and, for presence, the most likely.
+            noise: From `draw_noise`; None for means and, for presence, what is as likely as not.
             count: (B,) the number of objects, if it is known.
 
         Returns:
@@ -412,7 +423,8 @@ class DAIR(AIR):
     """AIR whose cell sees what remains of the image: the image minus the canvas so far.
 
     Glimpses are still read from the image itself, and gradients flow through the canvas (as in SPAIR's program). What
-    is done shows in what the cell sees, so that it needs no memory: `cell: mlp`. Hyperparameters are AIR's.
+    is done shows in what the cell sees, so that it needs no memory: `cell: mlp`, as that program has it.
+    Hyperparameters and their defaults are AIR's, the LSTM among them.
     """
 
     difference = True
@@ -480,8 +492,5 @@ def _check(hp: Any) -> None:
         raise ValueError(f"image_size must be a number of pixels or [height, width], got {hp.image_size!r}")
     if hp.cell == "mlp" and not hp.mlp_hidden:
         raise ValueError("mlp_hidden must name at least one layer")
-    odds = hp.count_prior_odds
-    if not all(isinstance(v, int | float) and v > 0 for v in ([odds] if isinstance(odds, int | float) else odds[:2])):
-        raise ValueError(f"count_prior_odds must be above 0 from start to end, got {odds!r}")
     if hp.trim_threshold is not None and not 0 < hp.trim_threshold < 1:
         raise ValueError(f"trim_threshold must be null or in (0, 1), got {hp.trim_threshold!r}")

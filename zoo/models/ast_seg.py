@@ -9,6 +9,10 @@ the paper is silent (dropout, order of operations in the U-Net) the program deci
 - Backgrounds for phase 2 are computed once and cached in 8 bits, as the program does by hand; rounded, not truncated.
 - Table 7's captions are swapped, and the program has them right: 128 px images have glimpses of 64 texels.
 - Pretrained weights of Segformer are for normalised images; the program, and so the default, has them in [0, 1].
+- CLEVR is prepared by default as the program does it (first tenth test, bilinear); the paper says as in GENESIS-V2 (the
+  first 70,000 scenes, single pixels): `splits: genesis` and `resampling: nearest` of `CLEVRDataModule`. Its "CLEVR"
+  figures are then of other test scenes.
+- An activation is at most e^40 times the background's, so that its gradient stays finite.
 - U-Nets whose maps are coarser than the image (`unet_stride`) end at the resolution asked for. Our own.
 
 From random weights it learns slowly if at all. Cures, off by default, our own, as in configs/quick/ast_seg.yaml:

@@ -8,8 +8,14 @@ had: where the paper is silent, defaults are those of AIR's programs. Difference
 - Equation 5 has one Gumbel variable where a relaxed Bernoulli needs the difference of two, logistic noise.
 - Divergences are weighted by presence, relaxed or not: an absent object is not paid for.
 - Outside training presence and category are drawn as the discrete variables that they are, so that `negative_elbo`
-  on held-out images is one; `forward` has the most likely values instead.
+  on held-out images is one; `forward` has the likeliest categories, and the objects that are as likely as not to be
+  there: of their number the median (see `zoo.models.air`).
 - "T_r and T_k combined as one" (section 4.2) is taken to be their product in equation 6.
+- Scales go through a sigmoid and the mean of shifts through a tanh; angles and shears are in units of their priors'
+  stds. Sizes of networks, priors, temperatures, the likelihood and its std are ours or AIR's programs'.
+- Gradients are clipped at a norm of 1.
+- The cures for collapse that AIR's programs found are on by default: `presence_bias`, `decoder_bias`, `where_std`,
+  `attribute_std`, and `count_prior_odds` that go from high to low. `trim_threshold`, off, is GMAIR's.
 
 Trained so, places are found but categories often stay at chance. The cures that made them meaningful are options, off
 by default: `heat_map`, `second_glimpse`, `detach_canvas` and `blur_weight` find objects first; `template_hidden: []`,
@@ -41,7 +47,7 @@ from zoo.layers.distributions import (
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.heat_map import HeatMap
 from zoo.layers.recurrent import ImageLSTM
-from zoo.layers.schedules import Schedule
+from zoo.layers.schedules import POSITIVE, Schedule
 from zoo.layers.templates import TemplateDecoder
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
@@ -189,7 +195,7 @@ class DiscreteAIR(ObjectModel):
             "balance": balance_weight,
         }
         _check(self.hp)
-        self.check_schedules()
+        self.check_schedules(temperature=POSITIVE, count_prior_odds=POSITIVE)
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.size_hw = (height, width)
         prior = [scale_prior] * 2 + [shift_prior] * 2 + [(0.0, 1.0)] * (rotation + 2 * skew)
@@ -231,7 +237,7 @@ class DiscreteAIR(ObjectModel):
 
         Args:
             image: (B, C, H, W).
-            noise: From `draw_noise`; None for means and, for category and presence, the most likely.
+            noise: From `draw_noise`; None for means, the likeliest category, and presence where it is as likely as not.
 
         Returns:
             With N steps, each (B, N, .): `where_mean`, `where_std`, `z_where` (scale x and y, shift x and y, angle and
@@ -539,10 +545,6 @@ def _check(hp: Any) -> None:
     ):  # fmt: skip
         if not hp[name] > 0:
             raise ValueError(f"{name} must be above 0, got {hp[name]!r}")
-    for name in ("temperature", "count_prior_odds"):
-        values = [hp[name]] if isinstance(hp[name], int | float) else hp[name][:2]
-        if not all(isinstance(value, int | float) and value > 0 for value in values):
-            raise ValueError(f"{name} must be above 0 from start to end, got {hp[name]!r}")
     for name in ("scale_prior", "shift_prior"):
         if len(hp[name]) != 2 or not hp[name][1] > 0:
             raise ValueError(f"{name} must be [mean, std] with std above 0, got {hp[name]!r}")

@@ -7,8 +7,18 @@ two disagree the paper is the default and the code's choice an option, named wit
 - Tables 4 and 6 count an output for each variable and colour; means come with a std, and the renderer, which is said to
   be SPAIR's, needs an alpha: both are there, as in the code (`decoder_alpha: false` draws opaque patches).
 - Depth is SPAIR's: lower is in front. In the code it is in (0, 4) and higher is in front; the same function.
-- The code clamps logits to +-10 before a sigmoid, and its divisions and logarithms have epsilons; here only the prior's
-  p has one, as it starts at 1.
+- The overlap loss is the code's sum over pixels; the paper says average (`overlap_reduction`), of an image of 128 px
+  1 / 16,384 of it.
+- The code samples no presence, so that `presence_temperature` is ours; that it is 1 is SPAIR's. Divergences are those
+  of the discrete variables that samples relax, as in the code, outside training too, where samples stay relaxed.
+- Centres stay in their cells, as in the code; SPAIR's, which the paper builds on, reach half a cell farther. Patches
+  act up to half a texel beyond their boxes, and their colours do not fade along (`color_edge`).
+- The code clamps logits to +-10 before a sigmoid. Epsilons are others: in the logarithms of the Bernoulli likelihood
+  1e-9, in the prior's 1 - p 1e-9, as p starts at 1, added to posteriors' stds 1e-6; in the renderer's division none.
+- The backbone's convolutions start as ResNet's (He et al. 2016), all else as PyTorch has it, an MLP's output too. The
+  code has PyTorch's everywhere but in its 3 x 3 convolutions, which start at a std of 0.001, and in single kernels of
+  the deconvolutions, which start as bilinear interpolation.
+- A box whose patch has nothing above `trim_threshold` stays as it is; in the code it turns inside out.
 - The code's batch normalisation of the means of z_where has statistics of each cell, which ties it to one image size;
   `where_norm` shares them among cells.
 - Objects are drawn in windows instead of on canvases of the image's size (`zoo.layers.renderer`, `zoo.layers.overlap`);
@@ -52,7 +62,7 @@ from zoo.layers.mixture_prior import MixturePrior, expected_kl
 from zoo.layers.overlap import instance_mask, overlap
 from zoo.layers.renderer import COLOR_EDGES, METHODS, render
 from zoo.layers.resnet import ResNetBackbone
-from zoo.layers.schedules import Schedule
+from zoo.layers.schedules import POSITIVE, Schedule
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
 
@@ -133,6 +143,8 @@ class GMAIR(ObjectModel):
         reconstruction_weight: alpha_recon, 8 or 16 (table 7); 8 in the code.
         overlap_weight: alpha_overlap, from 2 to 0 (table 7); a jump after 5000 steps in the code: [2.0, 0.0, 5000,
             step].
+        overlap_reduction: Over pixels: "sum" (the code, and what table 7's coefficients are seen to work with), or
+            "mean" (section 2.3), which at 128 px is 16,384 times less.
         presence_kl_weight: alpha_pres, weight of z_pres's divergence.
         where_kl_weight: alpha_where, of z_where's; one that starts low is a warm-up.
         depth_kl_weight: alpha_depth, of z_depth's.
@@ -208,6 +220,7 @@ class GMAIR(ObjectModel):
         likelihood_std: float = 0.2,
         reconstruction_weight: Schedule = 8.0,
         overlap_weight: Schedule = [2.0, 0.0, 5000, "linear"],  # noqa: B006 (never changed)
+        overlap_reduction: str = "sum",
         presence_kl_weight: Schedule = 1.0,
         where_kl_weight: Schedule = 1.0,
         depth_kl_weight: Schedule = 1.0,
@@ -232,7 +245,7 @@ class GMAIR(ObjectModel):
             "balance": balance_weight,
         }
         _check(self.hp)
-        self.check_schedules()
+        self.check_schedules(temperature=POSITIVE, presence_log_prior=(-1e9, 0.0))
         self.backbone = ResNetBackbone(channels, backbone_widths, backbone_blocks, backbone_up, backbone_convolutions)
         if self.backbone.cell_size != cell_size:
             raise ValueError(
@@ -433,7 +446,8 @@ class GMAIR(ObjectModel):
             opacity = alpha * q["presence"][..., None]
             H, W = image.shape[-2:]
             drawn_twice = overlap(color, opacity, q["boxes"], (H, W), (hp.anchor,) * 2, hp.color_edge)
-            terms["overlap"] = drawn_twice.sum() / len(image)
+            pixels = H * W if hp.overlap_reduction == "mean" else 1
+            terms["overlap"] = drawn_twice.sum() / (pixels * len(image))
         if self.training and self.scheduled("consistency_weight"):
             terms |= self._agreement(q, color, alpha, mean, self.background(image))
         return terms
@@ -570,6 +584,8 @@ class GMAIR(ObjectModel):
         image_size: tuple[int, int] = (128, 128),
         presence: Tensor | None = None,
         depth: Tensor | None = None,
+        background: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Scene:
         """Draw the scenes that one asks for (figure 3: each category in many styles, each style in all categories).
 
@@ -581,6 +597,9 @@ class GMAIR(ObjectModel):
             image_size: (H, W) in pixels.
             presence: (B, K) in [0, 1]; None: all are there.
             depth: (B, K), lower is in front; None: all at the same.
+            background: (C,) or (B, C), colours in [0, 1]; None: the model's own, or, where an MLP reads them off an
+                image, drawn uniformly.
+            generator: A CPU generator, for such backgrounds.
 
         Returns:
             A `Scene` with these objects.
@@ -611,7 +630,8 @@ class GMAIR(ObjectModel):
             "category": category,
             "z_what": z_what,
         }
-        return self._scene(objects, self.background(mean.new_zeros(shape[0], hp.channels, *image_size)))
+        size = (shape[0], hp.channels, *image_size)
+        return self._scene(objects, self.background.draw(size, self.device, generator, background))
 
     @torch.no_grad()
     def generate(
@@ -622,6 +642,7 @@ class GMAIR(ObjectModel):
         count: int | None = None,
         categories: Tensor | None = None,
         styles: Tensor | None = None,
+        background: Tensor | None = None,
     ) -> Scene:
         """Draw scenes from the prior: presence of each cell, then where, depth, category and what (section 2.1).
 
@@ -633,6 +654,7 @@ class GMAIR(ObjectModel):
                 ends by favouring empty images.
             categories: (num_images, HW) integers, of the cells in raster order; None: drawn.
             styles: (num_images, HW, A), as for `assemble`; None: drawn.
+            background: Colours, as for `assemble`.
 
         Returns:
             A `Scene` whose presence is 0 or 1.
@@ -652,7 +674,8 @@ class GMAIR(ObjectModel):
             categories = torch.randint(hp.num_categories, (B, N), generator=generator)
         if styles is None:
             styles = torch.randn(B, N, hp.what_dim, generator=generator)
-        return self.assemble(categories, styles, self.place(z_where, (rows, columns)), image_size, presence, depth)
+        boxes = self.place(z_where, (rows, columns))
+        return self.assemble(categories, styles, boxes, image_size, presence, depth, background, generator)
 
     @torch.no_grad()
     def vary(
@@ -738,6 +761,7 @@ def _check(hp: Any) -> None:
         ("color_edge", COLOR_EDGES),
         ("background", ("black", "fixed", "learned", "mlp")),
         ("likelihood", ("bernoulli", "normal")),
+        ("overlap_reduction", ("sum", "mean")),
     ):
         if hp[name] not in allowed:
             raise ValueError(f"{name} must be one of {list(allowed)}, got {hp[name]!r}")
@@ -756,17 +780,6 @@ def _check(hp: Any) -> None:
         raise ValueError(
             f"decoder_channels={list(hp.decoder_channels)} make patches of {2 ** (len(hp.decoder_channels) - 1)} "
             f"texels: set glimpse_size to that, not {hp.glimpse_size!r}, or name another number of channels"
-        )
-    temperature, log_p = (
-        [hp[name]] if isinstance(hp[name], int | float) else hp[name][:2]
-        for name in ("temperature", "presence_log_prior")
-    )
-    if not all(isinstance(value, int | float) and value > 0 for value in temperature):
-        raise ValueError(f"temperature must be above 0 from start to end, got {hp.temperature!r}")
-    if not all(isinstance(value, int | float) and value <= 0 for value in log_p):
-        raise ValueError(
-            f"presence_log_prior must be at most 0 from start to end, the logarithm of a probability, "
-            f"got {hp.presence_log_prior!r}"
         )
     for name in ("negligible_presence", "importance_floor"):
         if not 0 <= hp[name] < 1:

@@ -6,8 +6,23 @@ spread of a fresh posterior, scales of the decoder's logits) defaults are the co
 is the default and the code's choice an option. Differences from the paper:
 
 - Cells are encoded in waves instead of one by one (`layers.wavefront`); the function is the same.
-- The background's MLP (section 4.4) reads a thumbnail of the image, so that any image size works.
-- The code's gradient noise (after clipping, gone within some thousand steps) is left out.
+- Divergences of where, depth and what are weighted by presence, relaxed or not, as in the code: an absent object is not
+  paid for. By equation 1 and the priors of section 4.2 it would be.
+- Cells at the upper, left and right border see a learned object where there is no neighbour (the code).
+- Glimpses have zeros beyond the image's border, where the paper is silent (`glimpse_padding`), and their texels are
+  areas; in the code the outermost are the box's corners.
+- A patch acts up to half a texel beyond its box, fading (the code); CONTAINS in Algorithm 1 ends at the box. Colours do
+  not fade along (`color_edge`).
+- The background is black by default, as in the code's runs on digits; section 4.4 has `mode` and `mlp`. That MLP reads
+  a thumbnail of the image, so that any image size works.
+- The schedule of s (S D.2: near 0, then some 0.99 after the first few thousand updates) is the code's.
+- `forward` yields presence as a probability, and rounds it where it draws (section 4.5). The latents are means, where
+  the code draws samples (`sample_outside_training`).
+- The code clips logits to +-10, presence and boxes among them; here only those of spreads.
+- The code's gradient noise (after clipping, gone within some thousand steps) is left out, and so are its training
+  wheels, of which the paper says nothing (`training_wheels`).
+- Cures of our own, off by default: `center_bias`, `center_blob`, `where_std_bias`, `size_bias`, `presence_bias`,
+  weights of divergences other than 1, the normal likelihood. `trim_threshold` is GMAIR's.
 """
 
 from collections.abc import Iterator
@@ -34,7 +49,7 @@ from zoo.layers.distributions import (
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.noise import seeded
 from zoo.layers.renderer import COLOR_EDGES, METHODS, render
-from zoo.layers.schedules import Schedule
+from zoo.layers.schedules import POSITIVE, Schedule
 from zoo.layers.wavefront import encode_in_waves, num_neighbors
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
@@ -178,7 +193,7 @@ class SPAIR(ObjectModel):
             "kl_presence": presence_kl_weight,
         }
         _check(self.hp)
-        self.check_schedules()
+        self.check_schedules(count_prior_odds=POSITIVE)
         self.backbone = GridBackbone(
             channels, backbone_channels, backbone_features, backbone_strides, final_kernel=backbone_kernel
         )
@@ -400,6 +415,7 @@ class SPAIR(ObjectModel):
         image_size: tuple[int, int] = (48, 48),
         generator: torch.Generator | None = None,
         count: int | None = None,
+        background: Tensor | None = None,
     ) -> Scene:
         """Draw scenes from the prior: a count, that many cells, then where, depth and what (section 4.2, S A).
 
@@ -408,9 +424,14 @@ class SPAIR(ObjectModel):
             image_size: (H, W) in pixels.
             generator: A CPU generator, for repeatable scenes.
             count: Objects in each image, at most one a cell; null: drawn from the prior, which favours empty scenes.
+            background: (C,) or (num_images, C), colours in [0, 1]; null: the model's own. Where that is an MLP's, which
+                reads it off an image, there is none to read: colours are then drawn uniformly.
 
         Returns:
             A `Scene` whose presence is 0 or 1.
+
+        Raises:
+            ValueError: The backgrounds are of another shape.
         """
         hp = self.hp
         B, (H, W) = num_images, image_size
@@ -432,7 +453,7 @@ class SPAIR(ObjectModel):
             "presence": presence,
             "presence_logit": torch.where(presence > 0, torch.inf, -torch.inf),
         }
-        return self._scene(latents, self.background(torch.zeros(B, hp.channels, H, W, device=self.device)))
+        return self._scene(latents, self.background.draw((B, hp.channels, H, W), self.device, generator, background))
 
 
 _LATENTS = (

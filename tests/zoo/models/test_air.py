@@ -141,6 +141,21 @@ def test_forward_stops_where_the_count_is_more_likely_reached() -> None:
     torch.testing.assert_close(scene.reconstruction, drawn.clamp(0, 1))
 
 
+def test_the_count_that_forward_tells_is_the_median_of_its_distribution() -> None:
+    """Not the mode: chances of 0.6, three times, make none the likeliest number (0.4), and one the middle."""
+    for p in (0.3, 0.49, 0.51, 0.6, 0.72, 0.79, 0.81, 0.9):
+        model = AIR(**SMALL).eval()
+        with torch.no_grad():
+            model.locate[-1].weight[-1].zero_()
+            model.locate[-1].bias[-1] = math.log(p / (1 - p))
+        told = int((model(torch.rand(1, 1, 16, 16)).presence >= 0.5).sum())
+        chance = [p**n * (1 - p if n < 3 else 1) for n in range(4)]
+        assert sum(chance) == pytest.approx(1)
+        assert sum(chance[:told]) < 0.5 <= sum(chance[: told + 1])
+        if p == 0.6:
+            assert (told, max(range(4), key=chance.__getitem__)) == (1, 0)
+
+
 def test_dair_sees_what_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     image = torch.rand(2, 1, 16, 16)
@@ -268,6 +283,7 @@ def test_generation_follows_the_prior() -> None:
         ({"scale_prior": (0.0, 0.0)}, r"scale_prior must be \[mean, std\] with std above 0"),
         ({"count_prior_odds": [1.0, 0.0, 10, "linear"]}, "count_prior_odds must be above 0"),
         ({"count_prior_odds": [1.0, 0.1, 10]}, "count_prior_odds must be a number or"),
+        ({"count_prior_odds": [[1.0, 0.1, 10, "linear"], [0.1, 0.0, 9, "step"]]}, "count_prior_odds must be above 0"),
         ({"image_size": (10, 10, 10)}, "image_size must be"),
         ({"cell": "mlp", "mlp_hidden": ()}, "mlp_hidden"),
         ({"trim_threshold": 1.0}, "trim_threshold must be null or in"),

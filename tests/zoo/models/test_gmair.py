@@ -211,6 +211,9 @@ def test_overlap_leaves_with_its_weight() -> None:
     expected = straightforward_overlap.overlap(color, alpha * q["presence"][..., None], q["boxes"], (32, 32))
     torch.testing.assert_close(terms["overlap"], expected.mean())
     assert terms["overlap"] > 1
+    model.hparams.overlap_reduction = "mean"  # the paper's average over pixels
+    torch.manual_seed(7)
+    torch.testing.assert_close(model.losses({"image": image})["overlap"], expected.mean() / 32**2)
     model.steps_trained = 10
     assert "overlap" not in model.losses({"image": image})
 
@@ -497,8 +500,10 @@ def test_objects_have_a_learning_rate_of_their_own(tmp_path: Path, uci_data) -> 
         ({"what_prior_at": "mode"}, "what_prior_at must be one of"),
         ({"background": "mode"}, "background must be one of"),
         ({"renderer": "fast"}, "renderer must be one of"),
+        ({"color_edge": "reflect"}, "color_edge must be one of"),
+        ({"overlap_reduction": "max"}, "overlap_reduction must be one of"),
         ({"temperature": [1.0, 0.0, 100, "linear"]}, "temperature must be above 0"),
-        ({"presence_log_prior": 0.5}, "presence_log_prior must be at most 0"),
+        ({"presence_log_prior": 0.5}, "presence_log_prior must be from .* to 0, got 0.5"),
         ({"size_prior": [0.0, 0.0]}, "size_prior must be"),
         ({"fine_categories": -1}, "fine_categories must be"),
         ({"negligible_presence": 1.0}, "negligible_presence must be in"),

@@ -181,6 +181,30 @@ def test_backgrounds_come_to_the_colour_of_the_scenes(kind: str, tmp_path, uci_d
     torch.testing.assert_close(color, torch.tensor(blue), rtol=0, atol=0.05 if kind == "learned" else 1e-6)
 
 
+def test_scenes_of_an_mlps_background_have_colours_of_their_own_or_those_asked_for() -> None:
+    """An MLP reads the colour off an image, and a scene from the prior has none: no colour of a black image instead."""
+    torch.manual_seed(0)
+    model = SPAIR(**{**SMALL, "channels": 3, "background": "mlp"}).eval()
+
+    def colors(**options) -> torch.Tensor:
+        scene = model.generate(64, generator=torch.Generator().manual_seed(0), count=0, **options)
+        assert torch.equal(scene.reconstruction, scene.background)
+        return scene.background[:, :, 0, 0]
+
+    drawn = colors()
+    assert torch.equal(drawn, colors())
+    assert drawn.min() < 0.1
+    assert drawn.max() > 0.9
+    assert len(drawn.unique(dim=0)) == 64
+    sky = torch.tensor([0.2, 0.4, 0.9])
+    assert torch.equal(colors(background=sky), sky.expand(64, 3))
+    assert torch.equal(colors(background=drawn.flip(0)), drawn.flip(0))
+    with pytest.raises(ValueError, match=r"background must be colours \(3,\) or \(64, 3\), got \(4,\)"):
+        colors(background=torch.zeros(4))
+    black = SPAIR(**SMALL).generate(2, count=0)
+    assert not black.reconstruction.any()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -196,6 +220,12 @@ def test_backgrounds_come_to_the_colour_of_the_scenes(kind: str, tmp_path, uci_d
         ({"lr": [1e-3, 1e-4, 100, "wavy"]}, "lr must be a number or .*wavy"),
         ({"what_kl_weight": "big"}, "the weight of kl_what"),
         ({"lookback": 3}, "lookback must be one of"),
+        ({"color_edge": "reflect"}, "color_edge must be one of"),
+        ({"count_prior_odds": 0.0}, "count_prior_odds must be above 0 from start to end, got 0.0"),
+        ({"count_prior_odds": -2}, "count_prior_odds must be above 0 from start to end, got -2"),
+        ({"count_prior_odds": float("nan")}, "count_prior_odds must be above 0 from start to end, got nan"),
+        ({"count_prior_odds": [1e6, 0, 1000, "exponential"]}, "count_prior_odds must be above 0 from start to end"),
+        ({"count_prior_odds": [[1e6, 1, 10, "linear"], [1, -1, 9, "step"]]}, "count_prior_odds must be above 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(setting, message: str) -> None:
