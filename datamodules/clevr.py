@@ -178,7 +178,9 @@ def split_range(splits: str, split: Split, total: int) -> tuple[int, int]:
 
 
 class CLEVRDataModule(SceneDataModule):
-    """CLEVR with masks; the defaults are those of AST-Seg.
+    """CLEVR with masks, by default prepared as AST-Seg's program does it, which made its figures.
+
+    AST-Seg's paper says otherwise: as in GENESIS-V2, which is `splits: genesis` and `resampling: nearest`.
 
     Boxes are tight around what is visible of an object. Objects that are not visible after cropping and resizing are
     none. Labels are those of the file less one, -1 where it has none for an object.
