@@ -24,7 +24,7 @@ COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "negative_elbo", "loss")
 _CLUSTERS = 10  # of `zoo cluster`, if nothing else is said
 # what tables and plots show of a run, if no paper has a figure of its own for it
 HEADLINES = (
-    *("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi"),
+    *("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "cluster_purity", "nmi"),
     *("ari_fg", "miou_fg", "miou_fg_strict"),
 )
 # of metrics, where there is room
