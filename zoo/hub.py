@@ -124,7 +124,8 @@ is to be trained anew. Presence is a confidence, not a calibrated probability. I
 people."""
 _LEGEND = """
 Measured on held-out scenes: `ap50` is average precision at an IoU of 0.5, area under the precision envelope; `ap` its
-mean over IoU 0.1 to 0.9; the others are described in `zoo.evaluation.SceneMetrics`."""
+mean over IoU 0.1 to 0.9; names with `raw_` in front are of the boxes that the model attends to, before any trimming.
+The others are described in `zoo.evaluation.SceneMetrics`."""
 
 
 def _training(record: dict[str, Any]) -> str:

@@ -15,8 +15,9 @@ from lightning.pytorch import Trainer, seed_everything
 from zoo import registry, weights
 
 _COLUMNS = (  # those that any checkpoint has a figure for are shown
-    *("ap50", "ap50_11pt", "ap", "ap_11pt", "count_accuracy", "category_correspondence"),
-    *("hungarian_accuracy", "cluster_purity", "nmi", "ari_fg", "miou_fg", "miou", "mse"),
+    *("ap50", "raw_ap50", "tile_ap50", "raw_tile_ap50", "ap", "raw_ap", "ap_11pt", "raw_ap_11pt", "raw_ap_spair"),
+    *("count_accuracy", "category_correspondence", "hungarian_accuracy", "cluster_purity", "nmi"),
+    *("ari_fg", "miou_fg", "miou", "mse"),
 )
 
 

@@ -60,12 +60,16 @@ def test_a_run_has_a_folder_of_its_own_with_everything_in_it(capsys: pytest.Capt
     assert config["model"]["init_args"]["what_dim"] == 50  # a default, written down all the same
     assert config["seed_everything"] == 0
     assert {"val/ap50", "val/loss", "val/count_accuracy", "test/ap50", "val/kl_presence"} <= set(rows(first)[0])
+    assert {"val/negative_elbo", "test/negative_elbo"} <= set(rows(first)[0])
+    by_name = {f"{kind}{name}" for kind in ("", "raw_") for name in ("ap50", "ap_spair", "ap50_gmair", "tile_ap50")}
+    assert {f"test/{name}" for name in by_name} <= set(rows(first)[0])
     assert {path.name for path in (first / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     pictures = {path.name for path in (first / "pictures").iterdir()}
     names = {"val_step0000002.png", "val_step0000004.png", "test.png", "last.png", "generated.png"}
     assert pictures == names
     assert Image.open(first / "pictures" / "last.png").width > 500
-    assert "ap50_11pt" in capsys.readouterr().out  # the table
+    table = capsys.readouterr().out
+    assert all(f" {name} " in table for name in by_name)  # boxes raw and derived, in one command
     # same seed, same numbers
     metrics = [(run / "metrics.csv").read_text() for run in (first, second)]
     assert metrics[0] == metrics[1]
