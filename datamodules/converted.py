@@ -49,6 +49,8 @@ def converted(
     fields: Fields,
     read: Callable[[int], Iterator[Mapping[str, Array]]],
     total: int | Callable[[], int | None] | None = None,
+    *,
+    keep_part: bool = True,
 ) -> Path:
     """Convert a data set, unless it has been converted already.
 
@@ -64,6 +66,8 @@ def converted(
         fields: Of one scene.
         read: Reads the published files: yields the fields of scene `start` and of all that follow.
         total: How many scenes there are, where that is known beforehand, or a function that finds out.
+        keep_part: Whether what there is when `read` fails is kept for the next run: not where mending the files makes
+            them others.
 
     Returns:
         The converted data set's folder, to be opened by `ConvertedScenes`.
@@ -79,7 +83,12 @@ def converted(
     if not _serves(path, wanted):
         with locked(folder / f".{path.name}.lock"):
             if not _serves(path, wanted, quiet=True):  # nobody else converted it meanwhile
-                _convert(path, wanted, fields, read, total() if callable(total) else total)
+                try:
+                    _convert(path, wanted, fields, read, total() if callable(total) else total)
+                except ValueError:
+                    if not keep_part:
+                        shutil.rmtree(path.with_name(f"{path.name}.part"), ignore_errors=True)
+                    raise
     return path
 
 

@@ -212,6 +212,7 @@ class ImageFolderDataModule(SceneDataModule):
             fields,
             lambda start: islice(self._read(split, files, known, has_masks), start, None),
             len(files),
+            keep_part=False,
         )
         return ImageFolder(folder, files, labelled=known is not None)
 

@@ -1,11 +1,11 @@
 """`python -m zoo VERB`: what needs no training library answers before one is imported."""
 
+import difflib
 import os
 import sys
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 from zoo import _beside
 from zoo.registry import PluginError
@@ -42,13 +42,13 @@ def usage() -> str:
     lines += [
         "",
         "examples:",
-        "  python -m zoo fit --config configs/quick/spair.yaml",
-        "  python -m zoo fit --config configs/spair.yaml --model.init_args.lr 3e-4 --trainer.devices 2",
+        "  python -m zoo fit --config quick/spair",
+        "  python -m zoo fit --config spair --model.init_args.lr 3e-4 --trainer.devices 2",
         "  python -m zoo fit --ckpt_path last                       # go on with the newest run",
         "  python -m zoo test --ckpt_path spair-multimnist          # a trained checkpoint, on its own kind of data",
         "  python -m zoo predict --ckpt_path spair-multimnist --images FOLDER --out DIR",
         "  python -m zoo show --ckpt_path spair-multimnist          # one picture: spair-multimnist.png",
-        "  python -m zoo benchmark --configs configs/quick/air.yaml configs/quick/dair.yaml --seeds 0 1 2",
+        "  python -m zoo benchmark --configs quick/air quick/dair --seeds 0 1 2",
         "  python -m zoo cluster --ckpt_path spair-multimnist --num_clusters 10",
         "  python -m zoo page --open                                # try the checkpoints in a browser",
         "",
@@ -59,7 +59,7 @@ def usage() -> str:
 
 def listing() -> str:
     """Models, datamodules, checkpoints and configurations, found by reading files."""
-    from zoo import registry, weights
+    from zoo import configurations, registry, weights
 
     def section(title: str, rows: dict[str, str]) -> list[str]:
         width = max((len(name) for name in rows), default=0) + 2
@@ -73,18 +73,13 @@ def listing() -> str:
         data = (record.get("data") or {}).get("name", "?")
         size = f"{record.get('parameters', 0) / 1e6:.2f} M parameters, {record['size'] / 1e6:.1f} MB"
         experiment = record.get("training", {}).get("experiment")
-        by = f" by configs/{experiment}.yaml" if experiment else ""
+        by = f" by {experiment}" if experiment else ""
         checkpoints[name] = f"{record['class']} on {data}{by}, {size}, {record['license']}: {metrics}"
     lines = section("models", weights.list_models())
     lines += section("datamodules", {name: entry.summary for name, entry in registry.datamodules().items()})
     lines += section("checkpoints (zoo.load, --ckpt_path)", checkpoints)
-    configs = {path.as_posix(): _first_comment(path) for path in sorted(Path("configs").rglob("*.yaml"))}
-    return "\n".join(lines + section("configurations (--config)", configs)).rstrip()
-
-
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    known = {name: configurations.summary(path) for name, path in configurations.names().items()}
+    return "\n".join(lines + section("configurations (--config)", known)).rstrip()
 
 
 def main() -> None:
@@ -120,7 +115,13 @@ def _run(verb: str) -> None:
 
         run()
     else:
-        print(f"zoo: no verb {verb!r}\n\n{usage()}", file=sys.stderr)
+        known = [*_TRAINER_VERBS, *_OWN_VERBS, "list"]
+        if verb.startswith("-"):
+            hint = f": a verb comes first, as in `python -m zoo fit {verb} ...`;"
+        else:
+            close = difflib.get_close_matches(verb, known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ";"
+        print(f"zoo: no verb {verb!r}{hint} There are {', '.join(known)}; --help says more", file=sys.stderr)
         sys.exit(2)
 
 

@@ -29,7 +29,8 @@ from typing import IO, Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from zoo import results
+from zoo import configurations, results
+from zoo.arguments import VerbParser
 from zoo.files import write_whole
 
 try:
@@ -63,7 +64,7 @@ class Job:
     def name(self) -> str:
         """Such as `quick-spair-1a2b3c4d-seed0`: another content of the configuration is another job."""
         parts = self.config.with_suffix("").parts
-        parts = parts[parts.index("configs") + 1 :] if "configs" in parts else parts[-1:]
+        parts = parts[len(parts) - parts[::-1].index("configs") :] if "configs" in parts else parts[-1:]
         content = self.config.read_bytes() + "\0".join(self.options).encode()
         slug = re.sub(r"[^\w-]", "_", "-".join(parts))
         return f"{slug}-{hashlib.sha256(content).hexdigest()[:8]}-seed{self.seed}"
@@ -268,28 +269,21 @@ def _gpus() -> list[str]:
     return visible.split(",")[:count] if visible and count else [str(i) for i in range(count)]
 
 
-def _existing(paths: Sequence[Path]) -> Iterator[Path]:
-    for path in paths:
-        if not path.is_file():
-            sys.exit(f"zoo: there is no configuration {path}")
-        yield path
-
-
 def main(args: list[str] | None = None) -> None:
     """Parse the command line; exits with 1 if a job failed."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--configs", type=Path, nargs="+", required=True, metavar="FILE", help="configurations")
+    parser.add_argument("--configs", nargs="+", required=True, metavar="NAME", help="configurations: names or files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of each configuration (0)")
     parser.add_argument("--jobs", type=int, help="processes at a time (one for each GPU, or 1)")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder to write to (benchmark)")
     modes = ("auto", "online", "offline", "disabled")
     parser.add_argument("--wandb", choices=modes, default="auto", help="as for fit: of the jobs, and of the table")
-    parser.add_argument("--wandb_project", default="object-centric-zoo", help="project on W&B (object-centric-zoo)")
+    parser.add_argument("--wandb_project", help="project on W&B (WANDB_PROJECT, else object-centric-zoo)")
     options, rest = parser.parse_known_args(sys.argv[2:] if args is None else args)
     gpus = _gpus()
     slots = options.jobs or max(1, len(gpus))
@@ -300,10 +294,13 @@ def main(args: list[str] | None = None) -> None:
     out = options.out.absolute()
     quiet = (
         f"--wandb={options.wandb}",
-        f"--wandb_project={options.wandb_project}",
+        *([f"--wandb_project={options.wandb_project}"] if options.wandb_project else []),
         "--trainer.enable_progress_bar=false",  # logs are to be read
     )
-    configs = [*_existing(options.configs)]
+    try:
+        configs = [configurations.find(name) for name in options.configs]
+    except configurations.ConfigurationError as error:
+        sys.exit(f"zoo: {error}")
     grid = [Job(config, seed, tuple(rest), out, quiet) for seed in options.seeds for config in configs]
     missing = [job for job in grid if job.run is None]
     print(f"{len(grid)} jobs, {len(grid) - len(missing)} of them done: {out}")
@@ -316,9 +313,9 @@ def main(args: list[str] | None = None) -> None:
         tabulate(out)
         pictures = draw(out)
         if options.wandb != "disabled":
-            from zoo.cli import wandb_mode
+            from zoo.cli import wandb_mode, wandb_project
 
-            log_to_wandb(out, wandb_mode(options.wandb), options.wandb_project, pictures)
+            log_to_wandb(out, wandb_mode(options.wandb), wandb_project(options.wandb_project), pictures)
         print((out / "results.md").read_text(encoding="utf-8"))
     if failed:
         sys.exit(f"zoo: {len(failed)} of {len(missing)} jobs failed: {', '.join(job.name for job in failed)}")

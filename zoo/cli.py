@@ -2,28 +2,35 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
+import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules import CacheError, DatasetCorruptError, DatasetNotFoundError, SceneDataModule
+from datamodules import SceneDataModule
+from datamodules.cache import is_writable
+from zoo import parser as arguments
 from zoo import registry, weights
 from zoo.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
     LastValidation,
     MetricTable,
+    MonitorCheck,
     RunRecord,
     ScenePictures,
     SceneWriter,
@@ -31,13 +38,25 @@ from zoo.callbacks import (
 from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
 from zoo.downstream.clustering import Covariance
 from zoo.models.base import ObjectModel, RefusedError
-from zoo.parser import ZooParser, brief
+from zoo.parser import UsageError, ZooParser, brief, options
 
 _NEWEST = ("best", "last")
 _NO_CHANGE = (  # to results
     *("--seed_everything", "--runs", "--run_name", "--wandb", "--wandb_project", "--ckpt_path", "--pictures"),
     *("--trainer.enable", "--trainer.accelerator", "--trainer.devices"),
 )
+_EVALUATES = ("validate", "test", "predict", "cluster")  # a checkpoint
+_OF_EVERY_RUN = ("config.yaml", "hparams.yaml")
+_FOR_USERS = (
+    *(ValueError, OSError, FloatingPointError, RefusedError),
+    *(MisconfigurationException, torch.OutOfMemoryError),
+)
+_FIXES = {  # for what Lightning says without
+    "No supported gpu backend": "--trainer.accelerator auto takes what there is",
+    "`mode` can be": "--checkpoint.mode",
+    "is not in bounds, numpy accepts": "--seed_everything",
+}
+WANDB_PROJECT = "object-centric-zoo"
 _START = "--model.init_args.background"  # a file, another for each run of the curriculum
 
 
@@ -99,30 +118,43 @@ class ZooCLI(LightningCLI):
     data, as the weakest of defaults; every run has a folder of its own; a test follows training.
     """
 
+    verb: ClassVar[str | None] = None  # the one that is asked for
+
     def __init__(self, args: ArgsType = None) -> None:
         for entry in [*registry.models().values(), *registry.datamodules().values()]:
             entry.load()  # so that class names alone will do
+        ZooCLI.verb = next(iter(sys.argv[1:2] if args is None else args), None) if not isinstance(args, dict) else None
+        self.csv: CSVLogger | None = None
         self.checkpoint: Path | None = None
         self.record: dict[str, Any] = {}
         self.started_from = ("", "")
-        super().__init__(
-            ObjectModel,
-            SceneDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            trainer_class=ZooTrainer,
-            parser_class=ZooParser,
-            trainer_defaults={"callbacks": [MetricTable(), LastValidation(), LastCheckpoint(), SceneWriter()]},
-            args=args,
-        )
+        others = [SceneWriter(), MonitorCheck()]
+        try:
+            super().__init__(
+                ObjectModel,
+                SceneDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                save_config_callback=SaveConfig,
+                trainer_class=ZooTrainer,
+                parser_class=ZooParser,
+                trainer_defaults={"callbacks": [MetricTable(), LastValidation(), LastCheckpoint(), *others]},
+                args=args,
+            )
+        except BaseException:
+            self._discard_empty_run()
+            raise
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and the zoo's, each with the arguments that are not for the command line."""
-        return {**LightningCLI.subcommands(), "cluster": {"model", "datamodule", "checkpoint"}}
+        """Lightning's verbs and the zoo's, each with the arguments that are not for the command line.
+
+        Only the one that is asked for, if it is one: its options are all that have to be made.
+        """
+        verbs = {**LightningCLI.subcommands(), "cluster": {"model", "datamodule", "checkpoint"}}
+        return {verb: verbs[verb] for verb in verbs if ZooCLI.verb not in verbs or verb == ZooCLI.verb}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the zoo adds to Lightning's arguments; all of it can be set in YAML."""
@@ -134,7 +166,12 @@ class ZooCLI(LightningCLI):
             default="auto",
             help="auto: WANDB_MODE if it is set; else online if logged in, else offline.",
         )
-        parser.add_argument("--wandb_project", type=str, default="object-centric-zoo", help="Project on W&B.")
+        parser.add_argument(
+            "--wandb_project",
+            type=str | None,
+            default=None,
+            help=f"Project on W&B; null: the environment variable WANDB_PROJECT, else {WANDB_PROJECT}.",
+        )
         parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
         )
@@ -156,12 +193,16 @@ class ZooCLI(LightningCLI):
         if args is not None and not isinstance(args, list):
             super().parse_arguments(parser, args)
             return
-        argv = list(sys.argv[1:] if args is None else args)
-        files = [Path(arg.removeprefix("--config=")) for arg in argv if arg.endswith((".yaml", ".yml", ".json"))]
-        ZooParser.given = " ".join(argv + [file.read_text(encoding="utf-8") for file in files if file.is_file()])
-        self.started_from = _experiment(argv[1:])
+        given = list(sys.argv[1:] if args is None else args)
+        ZooParser.given = argv = arguments.arrange(given)
+        self.started_from = _experiment(given[1:])
         argv, self.checkpoint = self._with_checkpoint(parser, argv)
+        ZooParser.given = argv
+        arguments.check(argv)
         self.config = parser.parse_args(argv)
+        runs = self.config[self.config.subcommand].runs
+        if not is_writable(Path(runs)):
+            raise UsageError(f"--runs {runs}: no folder can be made there")
         if self.checkpoint is not None:
             self._report_differences()
 
@@ -172,22 +213,22 @@ class ZooCLI(LightningCLI):
         """Resolve --ckpt_path, and put what the checkpoint says before all other arguments."""
         at = next((i for i, arg in enumerate(argv) if arg == "--ckpt_path" or arg.startswith("--ckpt_path=")), None)
         if at is None or not argv or argv[0] not in self.subcommands():
+            known = {"-h", "--help", "--print_config", "--model.help", "--data.help", "--trainer.callbacks.help"}
+            if argv and argv[0] in _EVALUATES and not known & {arg.split("=")[0] for arg in argv}:
+                raise UsageError(arguments.no_checkpoint(argv))
             return argv, None
         inline = "=" in argv[at]
         if not inline and at + 1 == len(argv):
-            raise SystemExit("--ckpt_path needs a value: a name, a run folder, a file, best or last")
+            raise UsageError("--ckpt_path needs a value: a name, a run folder, a file, best or last")
         value = argv[at].split("=", 1)[1] if inline else argv[at + 1]
         rest = argv[:at] + argv[at + (1 if inline else 2) :]
         if value.lower() in ("null", "none", ""):
             return rest, None
-        try:
-            prefer = "last" if argv[0] == "fit" else "best"
-            path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value, prefer)
-            self.record = weights.read_record(path)
-        except weights.CheckpointError as error:
-            raise SystemExit(f"zoo: {error}") from None
+        prefer = "last" if argv[0] == "fit" else "best"
+        path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value, prefer)
+        self.record = weights.read_record(path)
         config = self._resume_config(path) if argv[0] == "fit" else {}
-        given = next((b for a, b in pairwise(_options(rest)) if a == "--model"), "")
+        given = next((b for a, b in pairwise(options(rest)) if a == "--model"), "")
         own = given if given.split(".")[-1] == self.record["class"] else self.record["class"]  # my_package.MyModel
         model = config.setdefault("model", {"class_path": own, "init_args": {}})
         if model["class_path"].split(".")[-1] == self.record["class"]:  # the run's configuration may lack later options
@@ -222,9 +263,9 @@ class ZooCLI(LightningCLI):
     def _report_differences(self) -> None:
         config = self.config[self.config.subcommand]
         if self.record["class"] != config.model.class_path.split(".")[-1]:
-            raise SystemExit(
-                f"zoo: {self.checkpoint} holds a {self.record['class']}, but the configuration asks for a "
-                f"{config.model.class_path.split('.')[-1]}: leave out one of them"
+            raise UsageError(
+                f"{self.checkpoint} holds {_a(self.record['class'])}, but the configuration asks for "
+                f"{_a(config.model.class_path.split('.')[-1])}: leave out one of them"
             )
         rank_zero_info(f"checkpoint {self.checkpoint}")
         data = self.record.get("data") or {"class": None, "init_args": {}}
@@ -247,10 +288,9 @@ class ZooCLI(LightningCLI):
             config = self.config[self.config.subcommand]
             config.ckpt_path = str(self.checkpoint)
             config.weights_only = True  # a checkpoint is data: nothing in it is run
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            sys.exit(f"zoo: {brief(str(error))}")
+        super().instantiate_classes()
+        if self.checkpoint is not None and not shared:
+            self._refuse_other_shapes(self.checkpoint)
         if self.checkpoint is not None and shared:
             weights.adopt(self.model, *weights.read(self.checkpoint), self.checkpoint)
 
@@ -290,7 +330,7 @@ class ZooCLI(LightningCLI):
 
     def _loggers(self, config: Any) -> Iterator[Logger]:
         name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"
-        csv = CSVLogger(config.runs, name)  # first: the trainer's log_dir is the first logger's
+        self.csv = csv = CSVLogger(config.runs, name)  # first: the trainer's log_dir is the first logger's
         yield csv
         mode = wandb_mode(config.wandb)
         if mode == "disabled":
@@ -301,7 +341,7 @@ class ZooCLI(LightningCLI):
             _ = csv.experiment  # makes the folder, which should be empty then
             yield WandbLogger(
                 name=f"{name}/version_{csv.version}",
-                project=config.wandb_project,
+                project=wandb_project(config.wandb_project),
                 group=name,
                 # wandb's own process keeps the folder that it was started in
                 save_dir=str(Path(csv.log_dir).absolute()),
@@ -310,6 +350,37 @@ class ZooCLI(LightningCLI):
             )
         except ModuleNotFoundError:
             rank_zero_warn("wandb is not installed: logging to CSV only")
+
+    def _refuse_other_shapes(self, path: Path) -> None:
+        """Before data are made: a checkpoint whose weights are not this model's."""
+        own, state = self.model.state_dict(), weights.read(path)[1]
+        unlike = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+        if unlike:
+            shapes = f"{tuple(state[unlike[0]].shape)} there, {tuple(own[unlike[0]].shape)} here"
+            raise weights.CheckpointError(
+                f"the weights in {path} do not fit this model ({unlike[0]}: {shapes}){self._changes()}"
+            )
+
+    def _changes(self) -> str:
+        """Which hyperparameters differ from the checkpoint's, with the fix."""
+        now, then = dict(self.model.hparams), self.record.get("init_args", {})
+        names = [key for key in then if key in now and _plain(now[key]) != _plain(then[key])]
+        said = ", ".join(f"model.init_args.{key} is {now[key]!r} here, {then[key]!r} there" for key in names)
+        return f": {said}; leave these out, or train anew without --ckpt_path" if names else ""
+
+    def _discard_empty_run(self) -> None:
+        """Remove the folder of a run that failed before there was anything in it but its configuration."""
+        folder = Path(self.csv.log_dir) if self.csv is not None else None
+        if folder is None or not folder.is_dir() or rank_zero_only.rank != 0:
+            return
+        if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
+            run.finish(exit_code=1)  # its process writes there
+        content = [path for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts]
+        if all(path.name in _OF_EVERY_RUN or not path.stat().st_size for path in content):
+            shutil.rmtree(folder)
+            for parent in list(folder.parents)[:2]:  # of runs of this name, and of all runs
+                if parent.resolve() != Path.cwd() and not any(parent.iterdir()):
+                    parent.rmdir()
 
     def after_fit(self) -> None:
         """Test the best checkpoint on the held-out scenes, or, where none was kept, the weights of the last step."""
@@ -339,34 +410,34 @@ class ZooCLI(LightningCLI):
 
     def cluster(self, model: ObjectModel, **kwargs: Any) -> None:
         """Cluster what the checkpoint finds."""
-        if self.checkpoint is None:
-            sys.exit("zoo: cluster needs --ckpt_path: a name, a run folder, a file, best or last")
-        try:
-            cast(ZooTrainer, self.trainer).cluster(model, checkpoint=self.checkpoint, **kwargs)
-        except ValueError as error:
-            sys.exit(f"zoo: {error}")
+        cast(ZooTrainer, self.trainer).cluster(model, checkpoint=self.checkpoint, **kwargs)
 
 
 def _experiment(argv: list[str]) -> tuple[str, str]:
     """Which configurations the arguments name, and what else they say that makes a difference to results."""
     configs, changes = [], []
-    for key, value in pairwise([*_options(argv), ""]):
+    for key, value in pairwise([*options(argv), ""]):
         if key in ("--config", "-c"):
             parts = Path(value).with_suffix("").parts
-            configs.append("/".join(parts[parts.index("configs") + 1 if "configs" in parts else 0 :]))
+            start = len(parts) - parts[::-1].index("configs") if "configs" in parts else 0
+            configs.append("/".join(parts[start:]))
         elif key.startswith("--") and not key.startswith(_NO_CHANGE) and key != _START:
             changes.append(f"{key.removeprefix('--')}={value}")
     return "+".join(configs), " ".join(changes)
 
 
-def _options(argv: list[str]) -> list[str]:
-    """Arguments with `--key=value` as two."""
-    return [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
 
 
 def _plain(value: Any) -> Any:
     """For comparison: YAML knows no tuples."""
     return json.loads(json.dumps(value, default=str))
+
+
+def wandb_project(wish: str | None = None) -> str:
+    """As wished; null: the environment variable WANDB_PROJECT, else the zoo's own."""
+    return wish or os.environ.get("WANDB_PROJECT") or WANDB_PROJECT
 
 
 def wandb_mode(wish: str = "auto") -> str:
@@ -391,12 +462,25 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     try:
         ZooCLI(args)
-    except (
-        CacheError,
-        DatasetCorruptError,
-        DatasetNotFoundError,
-        FloatingPointError,
-        RefusedError,
-        weights.CheckpointError,
-    ) as error:
-        sys.exit(f"zoo: {error}")
+    except _FOR_USERS as error:
+        if os.environ.get("ZOO_TRACEBACK"):
+            raise
+        sys.exit(f"zoo: {explain(error)}")
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error) or os.environ.get("ZOO_TRACEBACK"):
+            raise
+        sys.exit(f"zoo: the checkpoint's weights do not fit this model: {' '.join(str(error).split())[:300]}")
+
+
+def explain(error: Exception) -> str:
+    """What an error says, in a line."""
+    said = str(error).strip() or type(error).__name__
+    if "Original Traceback" in said:  # of a process that loads data
+        said = said.splitlines()[-1].partition(": ")[2]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the GPU's memory does not do: lower --data.init_args.batch_size; {said.splitlines()[0]}"
+    if monitored := re.search(r"monitor='([^']*)'.*returned metrics: (\[.*?\])", said, re.DOTALL):
+        return MonitorCheck.explain(monitored[1], re.findall(r"'([^']+)'", monitored[2]))
+    for wording, fix in _FIXES.items():
+        said += f" ({fix})" if wording in said else ""
+    return brief(said)

@@ -41,10 +41,10 @@ def find(given: str) -> Path:
     if name in known:
         return known[name]
     if path.is_dir():
-        raise ConfigurationError(f"{given} is a folder: --config takes a YAML file, or one of {', '.join(known)}")
+        raise ConfigurationError(f"{given} is a folder: --config takes a YAML file or a name that `zoo list` shows")
     close = difflib.get_close_matches(name, known, n=2) or [own for own in known if own.split("/")[-1] == name][:2]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}, and your own files"
-    raise ConfigurationError(f"there is no configuration {given!r}: {hint}")
+    hint = f"did you mean {' or '.join(close)}?" if close else "`python -m zoo list` shows their names"
+    raise ConfigurationError(f"there is no file {given}, and no configuration of that name: {hint}")
 
 
 def read(path: Path) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 import yaml
 
-from zoo import registry, weights
+from zoo import configurations, registry, weights
+from zoo.arguments import VerbParser
 
 SIMPLE_STEPS, SIMPLE_STEPS_TO_CHOOSE, MOST_CHANGE = 2500, 2000, 0.24  # of AE-NE's program
 _IMAGES_TO_CHOOSE = 480
@@ -34,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     Returns:
         The last checkpoint of ASTSeg.
     """
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo.curriculum",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,6 +52,12 @@ def main(args: Sequence[str] | None = None) -> Path:
         f"with the complex one, else end after {SIMPLE_STEPS}",
     )
     options, rest = parser.parse_known_args(args)
+    try:
+        options.background, options.config = (
+            [str(configurations.find(name)) for name in given] for given in (options.background, options.config)
+        )
+    except configurations.ConfigurationError as error:
+        sys.exit(f"curriculum: {error}")
     names = [arg.split("=")[0] for arg in rest if arg.startswith("--")]
     if unknown := [name for name in names if "." not in name and name not in _SHARED]:
         parser.error(

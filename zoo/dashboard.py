@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import results
+from zoo.arguments import VerbParser
 from zoo.files import write_json
 
 if TYPE_CHECKING:
@@ -131,22 +132,22 @@ def send(view: "Workspace") -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo dashboard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--wandb_project", default="object-centric-zoo", help="project on W&B (object-centric-zoo)")
+    parser.add_argument("--wandb_project", help="project on W&B (WANDB_PROJECT, else object-centric-zoo)")
     parser.add_argument("--entity", help="user or team that it belongs to (WANDB_ENTITY, else who is logged in)")
     parser.add_argument("--name", default="Model comparison", help="of the workspace (Model comparison)")
     parser.add_argument("--out", type=Path, default=Path("dashboard.json"), help="file to write (dashboard.json)")
     modes = ("auto", "online", "offline")
     parser.add_argument("--wandb", choices=modes, default="auto", help="auto: as for fit; offline: the file alone")
     options = parser.parse_args(sys.argv[2:] if args is None else args)
-    from zoo.cli import wandb_mode
+    from zoo.cli import wandb_mode, wandb_project
 
     online = wandb_mode(options.wandb) == "online"
     try:
         entity = options.entity or os.environ.get("WANDB_ENTITY") or (_account() if online else "")
-        view = workspace(options.wandb_project, entity, options.name)
+        view = workspace(wandb_project(options.wandb_project), entity, options.name)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, specification(view))
         print(options.out)

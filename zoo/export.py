@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from datamodules.base import check
 from datamodules.converted import pair_of_sides
 from zoo import weights
+from zoo.arguments import VerbParser
 from zoo.files import to_json, write_whole
 from zoo.layers import renderer
 from zoo.prediction import target_size
@@ -177,7 +178,7 @@ def _quiet() -> Iterator[None]:
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -27,6 +27,7 @@ import zoo
 from datamodules.errors import ImageError
 from datamodules.images import Fit, image_files, read_image, unfit_mask
 from zoo import weights
+from zoo.arguments import VerbParser
 from zoo.files import write_json, write_whole
 from zoo.overlay import draw_objects
 from zoo.prediction import Prediction, pick_device, predict_batches, target_size
@@ -188,7 +189,7 @@ def _save_picture(picture: Image.Image, path: Path) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -27,6 +27,7 @@ from datamodules.converted import pair_of_sides
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
 from datamodules.images import from_pillow
 from zoo import weights
+from zoo.arguments import VerbParser
 from zoo.callbacks.pictures import category_color, to_picture
 from zoo.files import to_json
 from zoo.overlay import draw_objects
@@ -258,7 +259,7 @@ def _json(content: Any) -> bytes:
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and serve until it is interrupted."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -4,7 +4,6 @@ Tests the run's best checkpoint on its own data, and with each further option of
 record and measured results to zoo/checkpoints. The README's table is made of these results (`table`).
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 
 from zoo import registry, weights
+from zoo.arguments import VerbParser
 
 _COLUMNS = (  # those that any checkpoint has a figure for are shown
     *("ap50", "raw_ap50", "tile_ap50", "raw_tile_ap50", "ap", "raw_ap", "ap_11pt", "raw_ap_11pt", "raw_ap_spair"),
@@ -76,7 +76,7 @@ def table() -> str:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m zoo.publish", description=__doc__)
+    parser = VerbParser(prog="python -m zoo.publish", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder, or a checkpoint to be tested anew")
     parser.add_argument("name", help="name of the checkpoint")
     parser.add_argument(

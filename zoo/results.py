@@ -5,7 +5,6 @@ cluster` leaves of a published checkpoint and a Gaussian mixture (GMAIR's "SPAIR
 standard deviations over seeds beside the figures of the papers, which are in zoo/published.csv with their sources.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from zoo.arguments import VerbParser
 from zoo.evaluation import METRIC_NAMES
 
 RECORDED = Path(__file__).with_name("results.csv")
@@ -125,7 +125,7 @@ def _plus_minus(value: float, deviation: float | None) -> str:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m zoo.results", description=__doc__)
+    parser = VerbParser(prog="python -m zoo.results", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     adding = verbs.add_parser("add", help="record runs")
     adding.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")

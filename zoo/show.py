@@ -19,6 +19,7 @@ from torch import Tensor
 from datamodules.batch import Batch
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
 from zoo import registry, weights
+from zoo.arguments import VerbParser
 from zoo.callbacks.pictures import (
     draw_composed,
     draw_generated,
@@ -194,7 +195,7 @@ def show(
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog="python -m zoo show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

@@ -222,8 +222,11 @@ def read_record(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return _read_lightning(path)[0]
     beside = path.with_suffix(".json")
-    own = path.name == HUB_WEIGHTS and not beside.is_file()
-    return _with_later_hyperparameters(_read_json(path.with_name(HUB_RECORD) if own else beside))
+    beside = path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside
+    record = _read_json(beside)
+    if not isinstance(record, dict) or not {"format_version", "class", "init_args"} <= record.keys():
+        raise CheckpointError(f"{path} is no checkpoint of this zoo: {beside.name} beside it names no model of it")
+    return _with_later_hyperparameters(record)
 
 
 def _with_later_hyperparameters(record: dict[str, Any]) -> dict[str, Any]:
@@ -280,9 +283,12 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         record, state = _with_later_hyperparameters(content["zoo"]), content["state_dict"]
         step = int(state["step"]) if "step" in state else record.get("step", content["global_step"])
     except KeyError as error:
+        if not isinstance(error.args[0], str):  # an instruction of pickles that the reader does not know
+            raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint") from error
         raise CheckpointError(f"{path} is a checkpoint, but not one of this zoo: it has no {error}") from error
     except Exception as error:  # the reader raises half a dozen kinds for damaged files
-        raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint ({error})") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint ({said})") from error
     return {**record, "step": step, **_run_facts(path)}, state
 
 

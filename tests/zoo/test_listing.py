@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import zoo
-from zoo import registry, weights
+from zoo import configurations, registry, weights
 from zoo.__main__ import listing, usage
 
 
@@ -25,7 +25,7 @@ def test_checkpoints_are_listed_with_data_metrics_size_and_licence() -> None:
         assert said, lines[path.stem]
         assert said[1] == record["class"]
         assert said[2] == record["data"]["name"]
-        assert yaml.safe_load(Path(said[3]).read_text())["model"]["class_path"] in (said[1], "DAIR")
+        assert yaml.safe_load(configurations.find(said[3]).read_text())["model"]["class_path"] in (said[1], "DAIR")
         assert float(said[4]) == pytest.approx(record["parameters"] / 1e6, abs=0.005)
         assert float(said[5]) == pytest.approx(path.stat().st_size / 1e6, abs=0.05)
         assert said[6] == "apache-2.0"

@@ -2,6 +2,7 @@
 
 from zoo.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, LastValidation
 from zoo.callbacks.clusters import ClusterPictures
+from zoo.callbacks.monitor import MonitorCheck
 from zoo.callbacks.pictures import ScenePictures
 from zoo.callbacks.record import RunRecord
 from zoo.callbacks.tables import MetricTable
@@ -13,6 +14,7 @@ __all__ = [
     "LastCheckpoint",
     "LastValidation",
     "MetricTable",
+    "MonitorCheck",
     "RunRecord",
     "ScenePictures",
     "SceneWriter",
