@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 PLUGINS = "ZOO_PLUGINS"
+_CLASS = re.compile(r"^class (\w+)(?:\[.*?\])?\((.*?)\)\s*:", re.MULTILINE | re.DOTALL)
 
 
 class PluginError(ValueError):
@@ -111,8 +113,10 @@ def _join(package: str, stem: str) -> str:
 def _subclasses(files: dict[str, Path], known: set[str]) -> Iterator[Entry]:
     """Classes with a base that is known, which they are then too."""
     found: list[tuple[str, ast.ClassDef, ast.Module]] = []
-    for module, path in files.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for module, text in _candidates(
+        {module: path.read_text(encoding="utf-8") for module, path in files.items()}, known
+    ):
+        tree = ast.parse(text, str(files[module]))
         found += [(module, node, tree) for node in tree.body if isinstance(node, ast.ClassDef)]
     while new := [item for item in found if _bases(item[1]) & known]:  # until no class has a base found meanwhile
         found = [item for item in found if item not in new]
@@ -121,6 +125,20 @@ def _subclasses(files: dict[str, Path], known: set[str]) -> Iterator[Entry]:
             if not node.name.startswith("_"):
                 summary = (ast.get_docstring(tree) or "").split("\n")[0]
                 yield Entry(node.name, module, summary)
+
+
+def _candidates(texts: dict[str, str], known: set[str]) -> Iterator[tuple[str, str]]:
+    """Texts of modules that may have a class with a known base: the others need not be parsed, which takes its time."""
+    classes = {module: [match.groups() for match in _CLASS.finditer(text)] for module, text in texts.items()}
+    names = {*known}
+    while new := {
+        name
+        for own in classes.values()
+        for name, bases in own
+        if name not in names and names & {*re.findall(r"\w+", bases)}
+    }:
+        names |= new
+    return ((module, texts[module]) for module, own in classes.items() if names & {name for name, _ in own})
 
 
 def _bases(node: ast.ClassDef) -> set[str]:

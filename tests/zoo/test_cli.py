@@ -163,9 +163,9 @@ def test_every_configuration_trains_and_says_what_it_is(config: Path) -> None:
     ("options", "message"),
     [
         (["--model.init_args.presens_bias=3"], "SPAIR has no parameter 'presens_bias', did you mean 'presence_bias'"),
-        (["--trainer.maxsteps=3"], "no 'trainer.maxsteps', did you mean 'trainer.max_steps'"),
+        (["--trainer.maxsteps=3"], "no option --trainer.maxsteps, did you mean --trainer.max_steps"),
         (["--data.init_args.digitsize=14"], "no parameter 'digitsize', did you mean 'digit_size'"),
-        (["--model=SPIAR"], "no class 'SPIAR', did you mean 'SPAIR'"),
+        (["--model=SPIAR"], "no model 'SPIAR', did you mean 'SPAIR'"),
         (["--model.init_args.channels=2"], "channels must be one of"),
         (["--data.init_args.num_digits=40"], "14 digits of 14 px are the most"),
         (["--data.init_args.source=svhn"], "source"),

@@ -34,7 +34,7 @@ MISTAKES = [
     ([*FIT, "--trainer.maxsteps=3"], "did you mean --trainer.max_steps?"),
     ([*FIT, "--trainer.max_step", "3"], "did you mean --trainer.max_steps?"),
     ([*FIT, "--wandb_proj=x"], "no option --wandb_proj, did you mean --wandb_project?"),
-    ([*FIT, "--trainr.max_steps=3"], "there is no 'trainr', did you mean 'trainer'?"),
+    ([*FIT, "--trainr.max_steps=3"], "did you mean --trainer.max_steps?"),
     ([*FIT, "--learning_rate=1e-3"], "no option --learning_rate, did you mean --model.init_args.lr?"),
     ([*FIT, "--lr=1e-3"], "did you mean --model.init_args.lr?"),
     ([*FIT, "--epochs=3"], "did you mean --trainer.max_epochs?"),

@@ -26,6 +26,11 @@ class {name}Again({name}):
 class {name}Scenes(MultiMNISTDataModule):
     pass
 
+class {name}Wrapped(
+    dict[str, tuple[()]], MultiMNISTDataModule
+):
+    pass
+
 class _Helper(ObjectModel):
     pass
 
@@ -51,7 +56,7 @@ def test_plugins_are_read_and_not_imported(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(registry.PLUGINS, "lone_file, whole_package.parts")
     models, data = registry.models(), registry.datamodules()
     assert {*models} - zoos[0] == {"Lone", "LoneAgain", "Part", "PartAgain"}
-    assert {*data} - zoos[1] == {"LoneScenes", "PartScenes"}
+    assert {*data} - zoos[1] == {"LoneScenes", "LoneWrapped", "PartScenes", "PartWrapped"}
     assert (models["PartAgain"].module, models["PartAgain"].summary) == ("whole_package.parts.one", "Somebody's paper.")
     assert "lone_file" not in sys.modules
     with pytest.raises(RuntimeError, match="not to be imported"):
