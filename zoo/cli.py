@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import SceneDataModule
 from datamodules.cache import is_writable
@@ -37,7 +37,7 @@ from zoo.callbacks import (
 )
 from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
 from zoo.downstream.clustering import Covariance
-from zoo.models.base import ObjectModel, RefusedError
+from zoo.models.base import ObjectModel
 from zoo.parser import UsageError, ZooParser, brief, options
 
 _NEWEST = ("best", "last")
@@ -47,10 +47,7 @@ _NO_CHANGE = (  # to results
 )
 _EVALUATES = ("validate", "test", "predict", "cluster")  # a checkpoint
 _OF_EVERY_RUN = ("config.yaml", "hparams.yaml")
-_FOR_USERS = (
-    *(ValueError, OSError, FloatingPointError, RefusedError),
-    *(MisconfigurationException, torch.OutOfMemoryError),
-)
+_FOR_USERS = (ValueError, OSError, FloatingPointError, MisconfigurationException, torch.OutOfMemoryError)
 _FIXES = {  # for what Lightning says without
     "No supported gpu backend": "--trainer.accelerator auto takes what there is",
     "`mode` can be": "--checkpoint.mode",
@@ -371,7 +368,7 @@ class ZooCLI(LightningCLI):
     def _discard_empty_run(self) -> None:
         """Remove the folder of a run that failed before there was anything in it but its configuration."""
         folder = Path(self.csv.log_dir) if self.csv is not None else None
-        if folder is None or not folder.is_dir() or rank_zero_only.rank != 0:
+        if folder is None or not folder.is_dir() or getattr(rank_zero_only, "rank", 0) != 0:
             return
         if "wandb" in sys.modules and (run := sys.modules["wandb"].run) is not None:
             run.finish(exit_code=1)  # its process writes there

@@ -248,20 +248,22 @@ def _check_part(argv: Sequence[str], part: str) -> None:
     names = parameters(kind)
     for file, content in contents(argv):
         section = content.get(part)
-        keys = ("class_path", "init_args", "dict_kwargs")
-        odd = (
-            [key for key in section if key not in keys] if isinstance(section, dict) and "class_path" in section else []
-        )
-        if odd:
-            close = difflib.get_close_matches(odd[0], keys, n=1) or ["init_args"]
-            raise UsageError(f"{file}: {part} has a {odd[0]!r} beside class_path: parameters belong into {close[0]}")
-        is_own = isinstance(section, dict) and section.get("class_path", name).rpartition(".")[2] == kind.__name__
-        for key in (section.get("init_args") or {}) if is_own else ():
-            if names is not None and key not in names:
-                raise UsageError(f"{file}: {no_parameter(kind.__name__, key, names)}")
+        if isinstance(section, dict):
+            _check_section(file, part, section, kind, names)
     for key in own:
         if names is not None and key not in names:
             raise UsageError(no_parameter(kind.__name__, key, names, f"--{part}.init_args.{key}"))
+
+
+def _check_section(file: str, part: str, section: dict[str, Any], kind: type, names: Sequence[str] | None) -> None:
+    odd = [key for key in section if key not in ("class_path", "init_args", "dict_kwargs")]
+    if odd and "class_path" in section:
+        close = difflib.get_close_matches(odd[0], ["init_args", "dict_kwargs"], n=1) or ["init_args"]
+        raise UsageError(f"{file}: {part} has a {odd[0]!r} beside class_path: parameters belong into {close[0]}")
+    owner = str(section.get("class_path") or kind.__name__).rpartition(".")[2]  # another file's class may be another
+    for key in (section.get("init_args") or {}) if owner == kind.__name__ else ():
+        if names is not None and key not in names:
+            raise UsageError(f"{file}: {no_parameter(owner, key, names)}")
 
 
 # what is said

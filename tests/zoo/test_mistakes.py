@@ -137,7 +137,7 @@ MISTAKES = [
     ([*FOLDER, "--data.folder=nowhere"], "there is no folder nowhere"),
     ([*FOLDER, "--data.folder=empty"], "no images in empty"),
     ([*FOLDER, "--data.folder=half"], "half has a folder train, but not val and test"),
-    ([*FOLDER, "--data.folder=damaged"], r"damaged/\d.png cannot be read as an image.*skip_bad"),
+    ([*FOLDER, "--data.folder=damaged"], r"damaged/\d.png.* cannot be read.*skip_bad"),
     # other verbs
     (["show"], "show needs --ckpt_path; --help says more"),
     (["show", "--ckp=spair-multimnist"], "show needs --ckpt_path, not --ckp"),
