@@ -193,7 +193,7 @@ def test_each_job_has_a_gpu_of_its_own(tmp_path: Path) -> None:
 
 def test_mistakes_are_explained() -> None:
     for arguments, message in (
-        (["--configs", "none.yaml"], "there is no configuration none.yaml"),
+        (["--configs", "none.yaml"], "there is no file none.yaml, and no configuration"),
         (["--configs", "a.yaml", "--jobs=-1"], "--jobs -1 must be at least 1"),
         (["--configs", "a.yaml", "--seeds", "-3"], "--seeds -3 must be at least 0"),
     ):

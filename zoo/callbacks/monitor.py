@@ -32,7 +32,8 @@ class MonitorCheck(Callback):
         same = [name for name in known if name.split("/")[-1] == monitored.split("/")[-1]]
         close = same or difflib.get_close_matches(monitored, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
+        unlabelled = "val/negative_elbo" if "val/negative_elbo" in known else "val/loss"
         return (
             f"there is no metric {monitored!r} ({option}) with this model and these data: {hint}There are "
-            f"{', '.join(known)}; --checkpoint.monitor val/loss --checkpoint.mode min needs no labels"
+            f"{', '.join(known)}; --checkpoint.monitor {unlabelled} --checkpoint.mode min needs no labels"
         )
