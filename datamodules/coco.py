@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datamodules.coco_values import (
     AnnotationError,
@@ -29,18 +29,35 @@ from datamodules.coco_values import (
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
 
 
+class Entry(NamedTuple):
+    """Names an entry of a JSON for messages, by its id or else by its place in the list."""
+
+    file: Path
+    kind: str
+    place: int
+    known: Any
+
+    @classmethod
+    def of(cls, file: Path, kind: str, place: int, content: Any) -> "Entry":
+        """Of an entry whatever it is; keeps no more of it than its id."""
+        return cls(file, kind, place, content.get("id") if isinstance(content, dict) else None)
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind} {f'at place {self.place + 1}' if self.known is None else few([self.known])}"
+
+
 @dataclass(frozen=True, eq=False)
 class Annotated:
     """An object of an image.
 
     Attributes:
-        where: File and id, for messages.
+        where: It stands.
         box: Within the image, and of some size.
         category: Its id.
         outline: Null: it has none.
     """
 
-    where: str
+    where: Entry
     box: Box
     category: Id
     outline: Outline | None
@@ -52,14 +69,14 @@ class AnnotatedImage:
 
     Attributes:
         file: JSON that says it.
-        where: File and id, for messages.
+        where: It stands.
         name: Of the image's file, as written there.
         size: (H, W) that coordinates are in.
         objects: Crowds left out.
     """
 
     file: Path
-    where: str
+    where: Entry
     name: str
     size: tuple[int, int]
     objects: list[Annotated] = field(default_factory=list)
@@ -90,7 +107,7 @@ class Report:
     first: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def guard(self, where: str) -> Iterator[None]:
+    def guard(self, where: object) -> Iterator[None]:
         """What to do about a fault here.
 
         Raises:
@@ -102,7 +119,7 @@ class Report:
             if not self.skip_bad:
                 raise DatasetCorruptError(f"{where}: {fault} (skip_bad: true leaves out what is bad)") from fault
             self.skipped[fault.kind] += 1
-            self.first.setdefault(fault.kind, where)
+            self.first.setdefault(fault.kind, str(where))
 
     def note(self, kind: str, where: str) -> None:
         """Count what is worth a warning."""
@@ -147,6 +164,8 @@ def read_coco(files: Sequence[Path], report: Report) -> tuple[list[AnnotatedImag
                     raise AnnotationError("segmentation", "is missing", fix)
         for image in images:
             image.objects[:] = [own for own in image.objects if own.outline is not None]
+    if report.skipped and not any(image.objects for image in images):
+        raise DatasetCorruptError(f"{' and '.join(map(str, files))}: nothing is left of all annotations: {report}")
     return images, categories
 
 
@@ -157,7 +176,7 @@ def _read_file(file: Path, report: Report) -> tuple[list[AnnotatedImage], dict[I
     content = _load(file)
     categories: dict[Id, str] = {}
     for i, own in enumerate(content["categories"]):
-        with report.guard(_where(file, "category", own, i)):
+        with report.guard(Entry.of(file, "category", i, own)):
             key = identifier(record(own), "id")
             name = own["name"] if isinstance(own.get("name"), str) else ""
             if categories.setdefault(key, name) != name:
@@ -167,7 +186,7 @@ def _read_file(file: Path, report: Report) -> tuple[list[AnnotatedImage], dict[I
     listed, boxes = bool(content["categories"]), Boxes()
     seen: dict[Id, Any] = {}
     for i, own in enumerate(content["annotations"]):
-        where = _where(file, "annotation", own, i)
+        where = Entry.of(file, "annotation", i, own)
         with report.guard(where):
             key = identifier(own, "id") if record(own).get("id") is not None else f"#{i}"
             if seen.setdefault(key, own) is not own and seen[key] == own:
@@ -228,7 +247,7 @@ def _images(file: Path, entries: Sequence[Any], report: Report) -> dict[Id, Anno
     """By id; null: it was left out."""
     images: dict[Id, AnnotatedImage | None] = {}
     for i, own in enumerate(entries):
-        with report.guard(where := _where(file, "image", own, i)):
+        with report.guard(where := Entry.of(file, "image", i, own)):
             key = identifier(record(own), "id")
             known, before = key in images, images.get(key)
             images[key] = None  # unless it turns out to be good
@@ -259,9 +278,3 @@ def _add_categories(categories: dict[Id, str], named: Mapping[Id, str], file: Pa
         if others and others.isdisjoint(other for other in named if named[other] == name):
             raise DatasetCorruptError(f"{file}: category {name!r} is {key!r}, in the files before {few(others)}: {fix}")
     categories |= {key: categories.get(key) or name for key, name in named.items()}
-
-
-def _where(file: Path, kind: str, own: Any, i: int) -> str:
-    """Names an entry for messages, by its id or else by its place."""
-    known = own.get("id") if isinstance(own, dict) else None
-    return f"{file}: {kind} {f'at place {i + 1}' if known is None else few([known])}"

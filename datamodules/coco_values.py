@@ -3,6 +3,7 @@
 No value reaches pycocotools' C code, which checks nothing, before it was checked here.
 """
 
+import contextlib
 import math
 import re
 import reprlib
@@ -18,8 +19,8 @@ from datamodules.converted import Array
 
 Id = int | str  # numbers in quotation marks are numbers
 Box = tuple[float, float, float, float]  # xyxy in pixels, half-open
-# polygons [x1, y1, x2, y2, ...], or run lengths: int64, column by column, those of the background first
-Outline = list[list[float]] | Array
+# polygons (x1, y1, x2, y2, ...), or run lengths: int64, column by column, those of the background first
+Outline = list[Array] | Array
 
 LARGEST = 2**17  # pixels of a side: more than any format of images has
 LONGEST = 1e6  # pixels of an outline, of which pycocotools lists every fifth part: bounds its memory
@@ -80,16 +81,22 @@ def identifier(own: dict[str, Any], key: str) -> Id:
 
 def numbers(values: Sequence[Any], key: str, fix: str) -> list[float]:
     """All of them as finite floats, be they in quotation marks."""
+    if {*map(type, values)} <= {int, float}:  # as nearly always
+        with contextlib.suppress(OverflowError):
+            found = [*map(float, values)]
+            if math.isfinite(sum(found)):
+                return found
     found = []
     for value in values:
+        shown = values if len(values) == 4 else value
         try:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
-            raise AnnotationError(key, "has no number", fix, value) from None
+            raise AnnotationError(key, "is not all numbers", fix, shown) from None
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            raise AnnotationError(key, "has no finite number", fix, value)
+            raise AnnotationError(key, "is not all finite numbers", fix, shown)
         found.append(number)
     return found
 
@@ -167,8 +174,8 @@ def outline_of(own: dict[str, Any], size: tuple[int, int], box: Box) -> Outline 
         x1, y1, x2, y2 = _extent_of_runs(runs, size[0])
     elif isinstance(value, list):
         outline = parts = _polygons(value)
-        xs, ys = [x for part in parts for x in part[::2]], [y for part in parts for y in part[1::2]]
-        x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+        points = np.concatenate(parts).reshape(-1, 2)
+        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
         if max(x2, y2) <= 1:
             fix = f"multiply by width {size[1]} and height {size[0]} if it is relative"
             raise AnnotationError("segmentation", "is within one pixel", fix, value)
@@ -182,7 +189,7 @@ def outline_of(own: dict[str, Any], size: tuple[int, int], box: Box) -> Outline 
     return outline
 
 
-def _polygons(value: list[Any]) -> list[list[float]]:
+def _polygons(value: list[Any]) -> list[Array]:
     """Polygons, whether they are several, one that is flat, or points [x, y]."""
     if not isinstance(value[0], list):
         value = [value]
@@ -194,12 +201,12 @@ def _polygons(value: list[Any]) -> list[list[float]]:
             raise AnnotationError("segmentation", "is no list of polygons", _OUTLINE, value)
         if part and all(isinstance(point, list) and len(point) == 2 for point in part):
             part = [v for point in part for v in point]
-        polygon = numbers(part, "segmentation", _OUTLINE)
+        polygon = np.array(numbers(part, "segmentation", _OUTLINE))
         if len(polygon) < 6 or len(polygon) % 2:
             raise AnnotationError("segmentation", "has a polygon of less than three points", _OUTLINE, part)
-        ends = polygon[2:] + polygon[:2]
-        length = sum(abs(a - b) for a, b in zip(polygon, ends, strict=True))
-        if max(length, *map(abs, polygon)) > LONGEST:
+        # halves, as the difference of two huge numbers would be infinite
+        length = np.abs(polygon / 2 - np.concatenate([polygon[2:], polygon[:2]]) / 2).sum() * 2
+        if not max(length, np.abs(polygon).max()) <= LONGEST:
             raise AnnotationError("segmentation", f"has an outline longer than {LONGEST:g} pixels", "correct it", part)
         polygons.append(polygon)
     return polygons

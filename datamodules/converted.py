@@ -66,8 +66,8 @@ def converted(
         fields: Of one scene.
         read: Reads the published files: yields the fields of scene `start` and of all that follow.
         total: How many scenes there are, where that is known beforehand, or a function that finds out.
-        keep_part: Whether what there is when `read` fails is kept for the next run: not where mending the files makes
-            them others.
+        keep_part: Go on later from what was converted when the files turned out to be damaged, and not only when a run
+            was killed.
 
     Returns:
         The converted data set's folder, to be opened by `ConvertedScenes`.
@@ -85,9 +85,9 @@ def converted(
             if not _serves(path, wanted, quiet=True):  # nobody else converted it meanwhile
                 try:
                     _convert(path, wanted, fields, read, total() if callable(total) else total)
-                except ValueError:
+                except DatasetCorruptError:
                     if not keep_part:
-                        shutil.rmtree(path.with_name(f"{path.name}.part"), ignore_errors=True)
+                        shutil.rmtree(_part(path), ignore_errors=True)
                     raise
     return path
 
@@ -333,7 +333,7 @@ def _convert(
     read: Callable[[int], Iterator[Mapping[str, Array]]],
     total: int | None,
 ) -> None:
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     scenes = _resume(part, wanted)
     # Where not even one scene can be read, an earlier part stays as it is.
     rest = read(scenes)
@@ -382,6 +382,11 @@ def _convert(
             shutil.rmtree(path)
         part.rename(path)
         (path / "progress.json").unlink()
+
+
+def _part(path: Path) -> Path:
+    """Where a conversion grows."""
+    return path.with_name(f"{path.name}.part")
 
 
 def _resume(part: Path, wanted: dict[str, Any]) -> int:

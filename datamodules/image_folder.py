@@ -53,10 +53,12 @@ class ImageFolder(ConvertedScenes):
 
     Attributes:
         files: Of each scene.
+        total: Files of the split, those that were left out among them.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path], *, labelled: bool) -> None:
         super().__init__(folder, label="labels" if labelled else None)
+        self.total = len(files)
         self.files = [files[i] for i in self._arrays["files"].tolist()]
 
     @property
@@ -162,7 +164,7 @@ class ImageFolderDataModule(SceneDataModule):
         read = {split: self.make_dataset(split) for split in SPLITS}
         images = ", ".join(f"{len(dataset)} {split}" for split, dataset in read.items())
         parts = [f"{self.root}: {sum(map(len, read.values()))} images ({images})"]
-        left_out = sum(len(self.split_files(split)) - len(dataset) for split, dataset in read.items())
+        left_out = sum(dataset.total - len(dataset) for dataset in read.values())
         parts += [f"{left_out} images left out"] * bool(left_out)
         if self._known is not None or self.hparams["masks"] is not None:
             parts.append(f"{sum(dataset.objects for dataset in read.values())} objects")
@@ -212,7 +214,7 @@ class ImageFolderDataModule(SceneDataModule):
             fields,
             lambda start: islice(self._read(split, files, known, has_masks), start, None),
             len(files),
-            keep_part=False,
+            keep_part=False,  # once files are mended, nothing that was made before serves
         )
         return ImageFolder(folder, files, labelled=known is not None)
 

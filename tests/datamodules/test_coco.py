@@ -22,6 +22,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda file: None)
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
@@ -89,7 +94,7 @@ def test_annotations_load_right_or_are_refused_in_a_line(
             load(images, tmp_path, skip_bad=True)
 
 
-@pytest.mark.parametrize(("seed", "count"), [(0, 2000), pytest.param(1, 60000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seed", "count"), [(0, 1500), pytest.param(1, 60000, marks=pytest.mark.slow)])
 def test_no_mutation_of_annotations_crashes(tmp_path: Path, seed: int, count: int) -> None:
     command = [sys.executable, str(Path(__file__).with_name("mutate_coco.py")), str(tmp_path), str(seed), str(count)]
     done = subprocess.run(

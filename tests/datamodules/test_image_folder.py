@@ -165,6 +165,7 @@ def test_damaged_images_stop_or_are_left_out_and_named(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DatasetCorruptError, match=r"0[01]\.png: image cannot be read.*skip_bad: true"):
         ImageFolderDataModule(folder=str(tmp_path / "mine"), image_size=8).prepare_data()
+    assert not [*tmp_path.rglob("*.part")]
     with pytest.warns(UserWarning, match=r"images left out: .*0[01]\.png"):
         scenes = all_scenes(ImageFolderDataModule(folder=str(tmp_path / "mine"), image_size=8, skip_bad=True))
     assert sorted(scenes) == names[2:]
