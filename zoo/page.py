@@ -7,6 +7,7 @@ this machine alone, and needs nothing but a browser: no network, no further pack
 
 import argparse
 import base64
+import contextlib
 import io
 import sys
 import threading
@@ -28,9 +29,8 @@ from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundE
 from datamodules.images import from_pillow
 from zoo import weights
 from zoo.callbacks.pictures import category_color, to_picture
-from zoo.files import to_json
 from zoo.overlay import draw_objects
-from zoo.prediction import pick_device, target_size
+from zoo.prediction import brief_reason, pick_device, predict_batches, target_size, to_json, trained_size
 from zoo.scene import Scene
 from zoo.show import test_scenes
 
@@ -91,13 +91,20 @@ class Checkpoints:
             source: One of the checkpoints.
             picture: Any; it is resized to the size of the checkpoint's training images, its proportions kept.
             threshold: Slots with at least this presence are objects, in [0, 1].
+
+        Raises:
+            ValueError: There is no such checkpoint, or the model does not take the image.
         """
+        image, refused = from_pillow(picture), list[str]()
         with self._lock:
             model = self._load(source)
             size = target_size(model, self._size(self.records[source]))
             start = time.perf_counter()
-            scene = model.predict([from_pillow(picture)], image_size=size, fit="pad")
+            parts = [*predict_batches(model, [image], 1, size, "pad", lambda _, reason: refused.append(reason))]
             seconds = time.perf_counter() - start
+        if refused:
+            raise _BadRequestError(f"this image is skipped: {refused[0]}")
+        ((_, scene),) = parts
         image, (objects,) = scene.image[0], scene.objects(threshold)
         seen = Scene.objects(scene, threshold)[0]  # in the pixels of what the model saw
         mask = None if scene.mask is None else scene.mask[0].numpy()
@@ -149,9 +156,9 @@ class Checkpoints:
     @staticmethod
     def _size(record: dict[str, Any]) -> list[int] | None:
         """(H, W) that a checkpoint reads, or was trained on."""
-        data = (record.get("data") or {}).get("init_args", {})
-        size = record["init_args"].get("image_size") or data.get("image_size")
-        return None if size is None else [*pair_of_sides(size)]
+        own = record["init_args"].get("image_size")
+        size = trained_size(record.get("data")) if own is None else pair_of_sides(own)
+        return None if size is None else [*size]
 
 
 def _png(picture: Image.Image) -> str:
@@ -193,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._answer(lambda: PAGE.read_bytes(), "text/html; charset=utf-8")
         elif path == "/checkpoints":
-            self._answer(lambda: _json(offered.describe()))
+            self._answer(lambda: to_json(offered.describe()))
         elif path == "/scene":
             self._answer(lambda: offered.scene(query["checkpoint"], int(query.get("index", 0))), "image/png")
         else:
@@ -207,10 +214,10 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         if not 0 < length <= _LARGEST:
             self.close_connection = True  # what was sent is not read
-            self._send(_json({"error": f"images of up to {_LARGEST // 2**20} MiB, please"}), HTTPStatus.BAD_REQUEST)
+            self._send(to_json({"error": f"images of up to {_LARGEST // 2**20} MiB, please"}), HTTPStatus.BAD_REQUEST)
             return
         body = self.rfile.read(length)
-        self._answer(lambda: _json(self._see(body, query)))
+        self._answer(lambda: to_json(self._see(body, query)))
 
     def _see(self, body: bytes, query: dict[str, str]) -> dict[str, Any]:
         try:
@@ -231,14 +238,21 @@ class _Handler(BaseHTTPRequestHandler):
         # a page of another site must not read answers: browsers send its name as host if it resolves to this machine
         allowed = {"localhost", "127.0.0.1", "[::1]", self.server.host}
         if self.headers.get("Host", "").rsplit(":", 1)[0] not in allowed and "0.0.0.0" not in allowed:
-            self._send(_json({"error": "this host is not served"}), HTTPStatus.FORBIDDEN)
+            self._send(to_json({"error": "this host is not served"}), HTTPStatus.FORBIDDEN)
             return
         try:
-            self._send(content(), HTTPStatus.OK, kind)
-        except KeyError as error:
-            self._send(_json({"error": f"{error} is missing"}), HTTPStatus.BAD_REQUEST)
-        except ValueError as error:  # wrong numbers, images, checkpoints
-            self._send(_json({"error": str(error)}), HTTPStatus.BAD_REQUEST)
+            answer, status = content(), HTTPStatus.OK
+        except Exception as error:
+            kind, status = "application/json", HTTPStatus.BAD_REQUEST
+            if isinstance(error, KeyError):
+                reason = f"{error} is missing"
+            elif isinstance(error, ValueError):  # wrong numbers, images, checkpoints
+                reason = str(error)
+            else:  # whatever it is, the page says so, and goes on
+                reason, status = brief_reason(error), HTTPStatus.INTERNAL_SERVER_ERROR
+            answer = to_json({"error": reason})
+        with contextlib.suppress(ConnectionError):  # who asked may have left
+            self._send(answer, status, kind)
 
     def _send(self, content: bytes, status: HTTPStatus, kind: str = "application/json") -> None:
         self.send_response(status)
@@ -252,14 +266,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing of requests."""
 
 
-def _json(content: Any) -> bytes:
-    return to_json(content).encode()
-
-
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and serve until it is interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m zoo page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m zoo page",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--ckpt_path",

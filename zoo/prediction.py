@@ -1,10 +1,13 @@
 """Any images in, scenes out: what `ObjectModel.predict` does."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +16,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from datamodules.base import check
 from datamodules.converted import pair_of_sides
 from datamodules.errors import ImageError
-from datamodules.images import Fit, Placement, fit_image, read_image, to_channels, to_images
+from datamodules.images import Fit, Placement, fit_image, image_files, read_image, to_channels, to_images
 from zoo.scene import FoundObject, Scene
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
+
+Refuse = Callable[[int, str], None]  # told the place of an image that a model does not take, and why
+ImageSize = int | Sequence[int] | Literal["original"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +71,20 @@ def predict(
     read = (read_image(source) if isinstance(source, Path) else source for source in sources)
     parts: list[Prediction] = []
     with tqdm(total=len(sources), unit="image", disable=not progress) as bar:
-        for part in predict_batches(model, read, batch_size, size, fit):
+        for _, part in predict_batches(model, read, batch_size, size, fit):
             parts.append(part)
             bar.update(len(part.image))
-            sizes = {tuple(part.image.shape[-2:]) for part in parts}
-            if len(sizes) > 1:
-                raise ImageError(
-                    f"images of several sizes, {' and '.join(f'{h} x {w}' for h, w in sorted(sizes))}: one scene holds "
-                    "images of one; set image_size=(height, width) to resize them, or predict them apart"
-                )
+            _check_sizes(parts)
     return _concatenate(parts)
+
+
+def _check_sizes(parts: Sequence[Prediction]) -> None:
+    sizes = {tuple(part.image.shape[-2:]) for part in parts}
+    if len(sizes) > 1:
+        raise ImageError(
+            f"images of several sizes, {' and '.join(f'{h} x {w}' for h, w in sorted(sizes))}: one scene holds "
+            "images of one; set image_size=(height, width) to resize them, or predict them apart"
+        )
 
 
 def target_size(model: "ObjectModel", image_size: int | Sequence[int] | None = None) -> tuple[int, int] | None:
@@ -82,6 +92,100 @@ def target_size(model: "ObjectModel", image_size: int | Sequence[int] | None = N
     if image_size is None:
         image_size = model.hparams.get("image_size")
     return None if image_size is None else pair_of_sides(image_size)
+
+
+def trained_size(record: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """(H, W) of the scenes that a model was trained on.
+
+    Args:
+        record: Of its data, as `ObjectModel.data_record`.
+
+    Returns:
+        None where the record does not say.
+    """
+    size = ((record or {}).get("init_args") or {}).get("image_size")
+    return None if size is None else pair_of_sides(size)
+
+
+def photo_size(model: "ObjectModel", image_size: ImageSize = None) -> tuple[int, int] | None:
+    """(H, W) that photos are resized to, of which one seldom has any in a model's own size.
+
+    Args:
+        model: Any.
+        image_size: Side in pixels or [height, width]; `original`: as they are; null: what the model reads, or else what
+            it was trained on, or else as they are.
+    """
+    if image_size == "original":
+        return None
+    assert not isinstance(image_size, str)
+    return target_size(model, image_size) or trained_size(model.data_record)
+
+
+def size_argument(text: str) -> int | str:
+    """What `--image_size` takes: a number of pixels, or `original`.
+
+    Raises:
+        ArgumentTypeError: It is neither.
+    """
+    if text != "original" and not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is neither a number of pixels nor original")
+    return text if text == "original" else int(text)
+
+
+def given_size(values: Sequence[int | str] | None) -> ImageSize:
+    """What is meant by `--image_size`: nothing, `original`, a side, or height and width.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if not values:
+        return None
+    if "original" in values:
+        check("image_size", [*values], len(values) == 1, "original, a side, or height and width")
+        return "original"
+    return pair_of_sides([int(v) for v in (values if len(values) > 1 else [*values] * 2)])
+
+
+def photo_files(images: str | Path) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and image files: all of a folder, at any depth, or the one that is named.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or no image in it.
+    """
+    path = Path(images).expanduser()
+    if path.is_dir():
+        return path, image_files(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no folder or file {path}{_nearest(path)}")
+    return path.parent, [path]
+
+
+def _nearest(path: Path) -> str:
+    """The part of a path that is there, which shows where it was mistyped."""
+    there = next(part for part in (*path.parents, Path()) if part.is_dir())
+    return f"; there is {there.resolve()}" if there != path.parent else f" in {there.resolve()}"
+
+
+def keep_apart(images: str | Path, *pictures: Path) -> None:
+    """Refuse to write pictures where they would be among the images that the next run sees, or in the place of one.
+
+    Args:
+        images: File or folder that is seen.
+        *pictures: Files, or folders of them, that will be written.
+
+    Raises:
+        ValueError: One of them is such a place.
+    """
+    source = Path(images).expanduser().resolve()
+    for picture in pictures:
+        target = picture.resolve()
+        lost = target == source or (
+            source.is_dir() and (target.is_relative_to(source) or source.is_relative_to(target))
+        )
+        if lost:
+            raise ValueError(
+                f"{picture} would be among the images of {images}, and seen by the next run: write elsewhere, --out"
+            )
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -99,8 +203,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def predict_batches(
-    model: "ObjectModel", images: Iterable[Tensor], batch_size: int, size: tuple[int, int] | None, fit: Fit
-) -> Iterator[Prediction]:
+    model: "ObjectModel",
+    images: Iterable[Tensor],
+    batch_size: int,
+    size: tuple[int, int] | None,
+    fit: Fit,
+    refuse: Refuse | None = None,
+) -> Iterator[tuple[list[int], Prediction]]:
     """Scenes of images in their order, batch by batch; a batch ends where the size changes.
 
     Args:
@@ -109,18 +218,173 @@ def predict_batches(
         batch_size: Most images in a batch.
         size: (H, W) that they are resized to; null: as they are.
         fit: See `fit_image`.
+        refuse: Told of each image that the model does not take, be it for its size, for want of memory, or as what the
+            model sees there is not finite; all others are seen nevertheless. Null: the first of them stops with what
+            the model raised.
+
+    Yields:
+        Places of a batch's images among those given, from 0, and their scene.
 
     Raises:
-        ValueError: `batch_size` is not positive, or the model does not take images of that size.
+        ValueError: `batch_size` is not positive; or `refuse` is null, and the model does not take an image.
     """
     check("batch_size", batch_size, batch_size >= 1, "at least 1")
-    placed = (fit_image(to_channels(image, model.hp.channels), size, fit) for image in images)
-    for _, group in groupby(placed, key=lambda pair: pair[0].shape):
+    placed = _placed(model, images, size, fit, refuse)
+    for _, group in groupby(placed, key=lambda entry: entry[1].shape):
         while batch := list(islice(group, batch_size)):
-            image = torch.stack([pair[0] for pair in batch])
-            scene = _see(model, image)
-            found = {name: value.cpu() for name, value in vars(scene).items() if value is not None}
-            yield Prediction(**found, image=image, placements=tuple(pair[1] for pair in batch))
+            yield from _batch_scenes(model, batch, refuse)
+
+
+def predict_photos(
+    model: "ObjectModel",
+    images: str | Path,
+    *,
+    image_size: ImageSize = None,
+    fit: Fit = "stretch",
+    batch_size: int = 32,
+    most: int | None = None,
+) -> tuple[Prediction, list[Path], dict[str, str]]:
+    """See the objects in a file, or in the files of a folder that can be read and that the model takes.
+
+    Args:
+        model: With its weights.
+        images: File or folder.
+        image_size: See `photo_size`.
+        fit: See `fit_image`.
+        batch_size: Images that are looked at at once.
+        most: Batches are seen until there are so many images; null: all.
+
+    Returns:
+        What was seen, in which files, and the files that were skipped, each with the reason.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or no image in it.
+        ImageError: None can be seen, or they differ in size and are not to be resized.
+    """
+    _, files = photo_files(images)
+    read: list[Path] = []
+    skipped: dict[str, str] = {}
+
+    def readable() -> Iterator[Tensor]:
+        for path in files:
+            try:
+                image = read_image(path)
+            except ImageError as error:
+                skipped[str(path)] = str(error)
+                continue
+            read.append(path)
+            yield image
+
+    def refuse(place: int, reason: str) -> None:
+        skipped[str(read[place])] = f"{read[place]}: {reason}"
+
+    parts: list[Prediction] = []
+    seen: list[Path] = []
+    for places, part in predict_batches(model, readable(), batch_size, photo_size(model, image_size), fit, refuse):
+        parts.append(part)
+        seen += [read[place] for place in places]
+        _check_sizes(parts)
+        if most is not None and sum(len(part.image) for part in parts) >= most:
+            break
+    if not parts:
+        raise ImageError(nothing_seen(skipped, images))
+    return _concatenate(parts), seen, skipped
+
+
+def nothing_seen(skipped: Mapping[str, str], images: str | Path) -> str:
+    """Why there is nothing to show of images that were all skipped."""
+    first = next(iter(skipped.values()))
+    more = "" if len(skipped) == 1 else f"none of the {len(skipped)} images in {images} can be seen; "
+    return more + first
+
+
+def crowded(scene: Scene, threshold: float) -> list[tuple[int, int] | None]:
+    """How many of how many slots of each image are present, where it is more than half of them."""
+    slots = scene.presence.shape[1]
+    present = (scene.presence >= threshold).sum(1).tolist()
+    return [(count, slots) if count > slots / 2 else None for count in present]
+
+
+def crowded_warning(model: "ObjectModel", found: Mapping[str, tuple[int, int]], total: int) -> str:
+    """What `crowded` may mean.
+
+    Args:
+        model: That saw the images.
+        found: Files that are, and how many of how many slots are present.
+        total: Images that were seen.
+    """
+    path = max(found, key=lambda name: found[name][0] / found[name][1])
+    data = (model.data_record or {}).get("name") or "what the model was trained on"
+    return (
+        f"warning: more than half of the slots are present in {len(found)} of {total} images, {found[path][0]} of "
+        f"{found[path][1]} in {path}. Where there are not that many objects, the images differ from {data}: look at "
+        "the pictures, try another --image_size or --fit, or train on them"
+    )
+
+
+_Placed = tuple[int, Tensor, Placement]
+
+
+def _placed(
+    model: "ObjectModel", images: Iterable[Tensor], size: tuple[int, int] | None, fit: Fit, refuse: Refuse | None
+) -> Iterator[_Placed]:
+    for i, image in enumerate(images):
+        try:
+            yield i, *fit_image(to_channels(image, model.hp.channels), size, fit)
+        except ValueError as error:
+            if refuse is None:
+                raise
+            refuse(i, str(error))
+
+
+def _batch_scenes(
+    model: "ObjectModel", batch: Sequence[_Placed], refuse: Refuse | None
+) -> Iterator[tuple[list[int], Prediction]]:
+    """The scene of a batch; where a model stops at it, of either half, so that an image costs no others."""
+    places = [entry[0] for entry in batch]
+    image = torch.stack([entry[1] for entry in batch])
+    reason = None
+    try:
+        scene = _see(model, image)
+    except Exception as error:  # models raise what they like, torch half a dozen kinds where memory ends
+        if refuse is None:
+            raise
+        reason = brief_reason(error)
+    if reason is None:
+        found = {name: value.cpu() for name, value in vars(scene).items() if value is not None}
+        part = Prediction(**found, image=image, placements=tuple(entry[2] for entry in batch))
+        finite = torch.ones(len(batch), dtype=torch.bool) if refuse is None else _finite(part)
+        for i, good in zip(places, finite.tolist(), strict=True):
+            if refuse is not None and not good:
+                refuse(i, f"what {type(model).__name__} sees there is not finite")
+        chosen = finite.nonzero().squeeze(1).tolist()
+        if chosen:
+            yield [places[i] for i in chosen], part if len(chosen) == len(batch) else _of_images(part, chosen)
+    elif len(batch) > 1:  # memory of the failed attempt is free again outside its exception
+        for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+            yield from _batch_scenes(model, half, refuse)
+    else:
+        assert refuse is not None
+        refuse(places[0], reason)
+
+
+def brief_reason(error: Exception) -> str:
+    """Why a model did not take an image, in a line: what it says itself, or the kind of what went wrong as well."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def _finite(scene: Prediction) -> Tensor:
+    """(B,) bool: whether presence, and box and vector of whatever may be present, are numbers."""
+    there = scene.presence > 0
+    values = torch.cat([scene.boxes, scene.what], -1).isfinite().all(-1)
+    return scene.presence.isfinite().all(1) & (values | ~there).all(1)
+
+
+def _of_images(scene: Prediction, images: Sequence[int]) -> Prediction:
+    """The scenes of some images."""
+    values = {name: value[[*images]] for name, value in vars(scene).items() if isinstance(value, Tensor)}
+    return Prediction(**values, placements=tuple(scene.placements[i] for i in images))
 
 
 def _see(model: "ObjectModel", image: Tensor) -> Scene:
@@ -131,6 +395,19 @@ def _see(model: "ObjectModel", image: Tensor) -> Scene:
             return model(image.to(model.device))
     finally:
         model.train(was_training)
+
+
+def to_json(content: Any) -> bytes:
+    """JSON of plain values; NaN and infinities, of which JSON has none, are null."""
+    return json.dumps(_without_nan(content), allow_nan=False).encode()
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return [_without_nan(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def _concatenate(parts: Sequence[Prediction]) -> Prediction:
