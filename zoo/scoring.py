@@ -4,8 +4,8 @@ The two differ. COCO's takes the mean over IoUs of 0.5, 0.55, ..., 0.95, reads t
 lets a prediction take the best true box that is still free (IoU at least the threshold), counts 100 predictions an
 image, and neither rewards nor punishes what is found in crowds. The zoo's, which `python -m zoo test` prints, are those
 of `metrics.AveragePrecision`: a prediction takes its best true box, free or not (IoU above the threshold), of which
-crowds are none. Where true boxes of an image do not overlap each other and none is a crowd, COCO's program gives the
-zoo's figures at the zoo's IoUs and recalls.
+crowds are none. Where true boxes of an image do not overlap each other, none is a crowd, and no IoU is a threshold, the
+two match alike, and COCO's program gives the zoo's figures at the zoo's IoUs and recalls.
 """
 
 import contextlib
