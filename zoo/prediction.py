@@ -1,5 +1,6 @@
 """Any images in, scenes out: what `ObjectModel.predict` does."""
 
+import contextlib
 import json
 import math
 from argparse import ArgumentTypeError
@@ -17,6 +18,7 @@ from datamodules.base import check
 from datamodules.converted import pair_of_sides
 from datamodules.errors import ImageError
 from datamodules.images import Fit, Placement, fit_image, image_files, read_image, to_channels, to_images
+from zoo import registry
 from zoo.scene import FoundObject, Scene
 
 if TYPE_CHECKING:
@@ -103,7 +105,12 @@ def trained_size(record: Mapping[str, Any] | None) -> tuple[int, int] | None:
     Returns:
         None where the record does not say.
     """
-    size = ((record or {}).get("init_args") or {}).get("image_size")
+    record = record or {}
+    given = record.get("init_args") or {}
+    size = given.get("image_size")
+    if size is None and record.get("class") in registry.datamodules():
+        with contextlib.suppress(Exception):  # a record of another version's data, or of data that are not here
+            size = registry.datamodules()[record["class"]].load()(**given).image_shape[-2:]
     return None if size is None else pair_of_sides(size)
 
 

@@ -310,7 +310,16 @@ def test_photos_are_seen_in_the_size_that_the_model_was_trained_at(tmp_path: Pat
     boxes = [own["bbox"] for own in seen[()][1]]
     assert max(x + w for x, _, w, _ in boxes) > 200  # in the pixels of the photo
     assert photo_size(AIR(channels=1, image_size=20)) == (20, 20)  # what a model reads comes first
-    assert photo_size(Thresholding(image_size=None)) is None  # type: ignore[arg-type]
+    model = Thresholding(image_size=None)  # type: ignore[arg-type]
+    assert photo_size(model) is None
+    for record, size in (
+        ({"class": "MultiMNISTDataModule", "init_args": {"image_size": [40, 50]}}, (40, 50)),
+        ({"class": "MultiMNISTDataModule", "init_args": {}}, (48, 48)),  # by default
+        ({"class": "MultiMNISTDataModule", "init_args": {"of_another_version": 1}}, None),
+        ({"class": "SomebodysDataModule", "init_args": {}}, None),
+    ):
+        model.data_record = record
+        assert photo_size(model) == size
 
 
 def test_more_than_half_of_the_slots_are_warned_of(five: Path) -> None:
