@@ -36,6 +36,7 @@ import zoo
 from datamodules.errors import ImageError
 from datamodules.images import Fit, orientation, place_image, read_image, turn_boxes, turn_mask, unfit_mask
 from zoo import weights
+from zoo.files import write_json, write_whole
 from zoo.overlay import draw_objects
 from zoo.prediction import (
     ImageSize,
@@ -50,11 +51,9 @@ from zoo.prediction import (
     pick_device,
     predict_batches,
     size_argument,
-    to_json,
 )
 from zoo.scene import FoundObject
 from zoo.scoring import CategoryMatch, Truth, read_truth, score, table
-from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -308,10 +307,10 @@ class _Run:
             self.target / "vectors.npz", _arrays(content["annotations"], result.vectors[: len(annotations)], self.dims)
         )
         if truth is not None:
-            write_whole(self.target / "results.json", to_json(content["annotations"]))
+            write_json(self.target / "results.json", content["annotations"], indent=None)
         else:
             (self.target / "results.json").unlink(missing_ok=True)  # of an earlier prediction
-        write_whole(self.target / "predictions.json", to_json(content) + b"\n")  # last: all else is there then
+        write_json(self.target / "predictions.json", content, indent=None)  # last: all else is there then
         if complete:
             result.content = content
         self.saved = time.monotonic()

@@ -29,8 +29,9 @@ from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundE
 from datamodules.images import from_pillow
 from zoo import weights
 from zoo.callbacks.pictures import category_color, to_picture
+from zoo.files import to_json
 from zoo.overlay import draw_objects
-from zoo.prediction import brief_reason, pick_device, predict_batches, target_size, to_json, trained_size
+from zoo.prediction import brief_reason, pick_device, predict_batches, target_size, trained_size
 from zoo.scene import Scene
 from zoo.show import test_scenes
 
@@ -200,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._answer(lambda: PAGE.read_bytes(), "text/html; charset=utf-8")
         elif path == "/checkpoints":
-            self._answer(lambda: to_json(offered.describe()))
+            self._answer(lambda: _json(offered.describe()))
         elif path == "/scene":
             self._answer(lambda: offered.scene(query["checkpoint"], int(query.get("index", 0))), "image/png")
         else:
@@ -214,10 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         if not 0 < length <= _LARGEST:
             self.close_connection = True  # what was sent is not read
-            self._send(to_json({"error": f"images of up to {_LARGEST // 2**20} MiB, please"}), HTTPStatus.BAD_REQUEST)
+            self._send(_json({"error": f"images of up to {_LARGEST // 2**20} MiB, please"}), HTTPStatus.BAD_REQUEST)
             return
         body = self.rfile.read(length)
-        self._answer(lambda: to_json(self._see(body, query)))
+        self._answer(lambda: _json(self._see(body, query)))
 
     def _see(self, body: bytes, query: dict[str, str]) -> dict[str, Any]:
         try:
@@ -238,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         # a page of another site must not read answers: browsers send its name as host if it resolves to this machine
         allowed = {"localhost", "127.0.0.1", "[::1]", self.server.host}
         if self.headers.get("Host", "").rsplit(":", 1)[0] not in allowed and "0.0.0.0" not in allowed:
-            self._send(to_json({"error": "this host is not served"}), HTTPStatus.FORBIDDEN)
+            self._send(_json({"error": "this host is not served"}), HTTPStatus.FORBIDDEN)
             return
         try:
             answer, status = content(), HTTPStatus.OK
@@ -250,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
                 reason = str(error)
             else:  # whatever it is, the page says so, and goes on
                 reason, status = brief_reason(error), HTTPStatus.INTERNAL_SERVER_ERROR
-            answer = to_json({"error": reason})
+            answer = _json({"error": reason})
         with contextlib.suppress(ConnectionError):  # who asked may have left
             self._send(answer, status, kind)
 
@@ -264,6 +265,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Say nothing of requests."""
+
+
+def _json(content: Any) -> bytes:
+    return to_json(content).encode()
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,8 +1,6 @@
 """Any images in, scenes out: what `ObjectModel.predict` does."""
 
 import contextlib
-import json
-import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -402,19 +400,6 @@ def _see(model: "ObjectModel", image: Tensor) -> Scene:
             return model(image.to(model.device))
     finally:
         model.train(was_training)
-
-
-def to_json(content: Any) -> bytes:
-    """JSON of plain values; NaN and infinities, of which JSON has none, are null."""
-    return json.dumps(_without_nan(content), allow_nan=False).encode()
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
-    return [_without_nan(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def _concatenate(parts: Sequence[Prediction]) -> Prediction:

@@ -29,6 +29,7 @@ from zoo.callbacks.pictures import (
     sheet_of,
     to_picture,
 )
+from zoo.files import write_whole
 from zoo.prediction import (
     ImageSize,
     crowded,
@@ -41,7 +42,6 @@ from zoo.prediction import (
     size_argument,
 )
 from zoo.scene import Scene
-from zoo.weights import write_whole
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel

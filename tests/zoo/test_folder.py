@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from zoo import folder
 from zoo.callbacks.pictures import CATEGORY_COLORS, PREDICTED_COLOR
 from zoo.models import AIR, ObjectModel
 from zoo.overlay import draw_objects
-from zoo.prediction import photo_size, to_json
+from zoo.prediction import photo_size
 from zoo.scene import Scene
 
 
@@ -330,11 +329,6 @@ def test_more_than_half_of_the_slots_are_warned_of(five: Path) -> None:
     found = folder.predict_folder(Thresholding(), five, five.parent / "out")  # one of two is half
     assert found.crowded == {}
     assert "warning" not in folder.report(Thresholding(), found, five.parent / "out")
-
-
-def test_json_has_null_where_there_is_no_number() -> None:
-    content = {"a": [math.nan, 1.5, (math.inf, "NaN")], "b": {"c": -math.inf, "d": None, "e": 3}}
-    assert json.loads(to_json(content)) == {"a": [None, 1.5, [None, "NaN"]], "b": {"c": None, "d": None, "e": 3}}
 
 
 def test_overlays_have_the_colours_of_categories_and_masks_and_a_size_to_look_at() -> None:
