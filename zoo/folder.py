@@ -146,7 +146,7 @@ def predict_folder(
     size = photo_size(model, image_size)
     place_image((1, 1), size, fit)
     info = {"description": f"objects found by {type(model).__name__}", "version": zoo.__version__, **(about or {})}
-    info |= {"threshold": threshold, "image_size": size, "fit": fit}
+    info |= {"image_size": size, "fit": fit}
     run = _Run(model, root, Path(out), truth, match_categories, threshold, pictures, info)
     try:
         with tqdm(total=len(files), unit="image") as bar:
@@ -183,6 +183,7 @@ class _Run:
         self.pictures = pictures
         self.shown = 0.5 if threshold is None else threshold
         self.kept = _ANY if threshold is None and truth is not None else self.shown
+        info["threshold"] = 0.0 if self.kept == _ANY else self.kept
         self.match = CategoryMatch([own["id"] for own in truth.categories]) if truth and match_categories else None
         self.result = FolderPrediction()
         if truth is not None:
@@ -376,10 +377,7 @@ def _save_picture(picture: Image.Image, path: Path) -> None:
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m zoo predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="python -m zoo predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--ckpt_path", required=True, help="a name, a run folder, a file, best, last or an id on the hub"

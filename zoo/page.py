@@ -274,10 +274,7 @@ def _json(content: Any) -> bytes:
 def main(args: list[str] | None = None) -> None:
     """Parse the command line and serve until it is interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m zoo page",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="python -m zoo page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--ckpt_path",

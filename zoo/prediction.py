@@ -351,12 +351,12 @@ def _batch_scenes(
     reason = None
     try:
         scene = _see(model, image)
+        found = {name: value.cpu() for name, value in vars(scene).items() if value is not None}
     except Exception as error:  # models raise what they like, torch half a dozen kinds where memory ends
         if refuse is None:
             raise
         reason = brief_reason(error)
     if reason is None:
-        found = {name: value.cpu() for name, value in vars(scene).items() if value is not None}
         part = Prediction(**found, image=image, placements=tuple(entry[2] for entry in batch))
         finite = torch.ones(len(batch), dtype=torch.bool) if refuse is None else _finite(part)
         for i, good in zip(places, finite.tolist(), strict=True):

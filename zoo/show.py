@@ -234,10 +234,7 @@ def _show(
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m zoo show",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="python -m zoo show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--ckpt_path", required=True, help="a name, a run folder, a file, best, last or an id on the hub"

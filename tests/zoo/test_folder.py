@@ -62,6 +62,7 @@ def test_masks_boxes_and_vectors_are_those_of_the_pictures_as_they_were(tmp_path
         coco = COCO(str(tmp_path / "out" / "predictions.json"))
         results = coco.loadRes(coco.dataset["annotations"])
     assert coco.dataset["info"]["checkpoint"] == "mine"
+    assert coco.dataset["info"]["threshold"] == 0.5
     assert coco.dataset["info"]["skipped"] == [str(tmp_path / "in" / "c.jpg")]
     assert [image["file_name"] for image in coco.imgs.values()] == ["b.bmp", "deep/a.png"]
     assert [category["id"] for category in coco.cats.values()] == [0, 1, 2, 3]
