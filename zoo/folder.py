@@ -8,9 +8,9 @@ Writes to the folder OUT
 - `pictures/`: each image with what was found in it.
 
 With `--annotations FILE`, COCO's JSON of the same images, ids and categories are those of FILE, average precisions are
-printed (COCO's by pycocotools, and the zoo's), and `results.json` is a list that `COCO(FILE).loadRes` reads. Objects
-are scored whatever their category, unless `--match_categories` has the model's stand for those of FILE. Then as now
-predictions have every slot with a presence above 0, as average precision is made of all, unless `--threshold` is given.
+printed (COCO's by pycocotools, and the zoo's), and `results.json` is a list that `COCO(FILE).loadRes` reads. It holds
+every slot with a presence above 0, as average precision is made of all, unless `--threshold` is given. Objects are
+scored whatever their category, unless `--match_categories` has the model's stand for those of FILE.
 
 Images are resized to the size that the model was trained at. What cannot be read, or is not taken by the model, is
 skipped and named. An interrupted run writes what it has done, with `"complete": false` in `info`.
@@ -38,9 +38,8 @@ from datamodules.images import Fit, orientation, place_image, read_image, turn_b
 from zoo import weights
 from zoo.files import write_json, write_whole
 from zoo.overlay import draw_objects
-from zoo.prediction import (
+from zoo.photos import (
     ImageSize,
-    Prediction,
     crowded,
     crowded_warning,
     given_size,
@@ -48,10 +47,9 @@ from zoo.prediction import (
     nothing_seen,
     photo_files,
     photo_size,
-    pick_device,
-    predict_batches,
     size_argument,
 )
+from zoo.prediction import Prediction, pick_device, predict_batches
 from zoo.scene import FoundObject
 from zoo.scoring import CategoryMatch, Truth, read_truth, score, table
 
@@ -119,7 +117,7 @@ def predict_folder(
         threshold: Slots with at least this presence are objects; null: 0.5, but predictions that are to be scored have
             all slots of any presence.
         batch_size: Images that are looked at at once.
-        image_size: See `zoo.prediction.photo_size`. Where they stay as they are, images may differ in size.
+        image_size: See `zoo.photos.photo_size`. Where they stay as they are, images may differ in size.
         fit: See `ObjectModel.predict`.
         pictures: Whether to draw.
         about: Goes into the `info` of `predictions.json`.

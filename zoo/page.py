@@ -31,7 +31,8 @@ from zoo import weights
 from zoo.callbacks.pictures import category_color, to_picture
 from zoo.files import to_json
 from zoo.overlay import draw_objects
-from zoo.prediction import brief_reason, pick_device, predict_batches, target_size, trained_size
+from zoo.photos import trained_size
+from zoo.prediction import brief_reason, pick_device, predict_batches, target_size
 from zoo.scene import Scene
 from zoo.show import test_scenes
 

@@ -30,17 +30,16 @@ from zoo.callbacks.pictures import (
     to_picture,
 )
 from zoo.files import write_whole
-from zoo.prediction import (
+from zoo.photos import (
     ImageSize,
     crowded,
     crowded_warning,
     given_size,
     keep_apart,
-    pick_device,
-    predict,
     predict_photos,
     size_argument,
 )
+from zoo.prediction import pick_device, predict
 from zoo.scene import Scene
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def show(
         out: The file.
         images: File or folder to look at; null: the checkpoint's own test data. Files that cannot be read, or that the
             model does not take, are skipped with a warning that names them.
-        image_size: See `zoo.prediction.photo_size`.
+        image_size: See `zoo.photos.photo_size`.
         num_images: Images that are shown whole.
         num_scenes: Images whose objects are shown.
         threshold: Slots with at least this presence are objects.

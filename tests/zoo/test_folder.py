@@ -21,7 +21,7 @@ from zoo import folder
 from zoo.callbacks.pictures import CATEGORY_COLORS, PREDICTED_COLOR
 from zoo.models import AIR, ObjectModel
 from zoo.overlay import draw_objects
-from zoo.prediction import photo_size
+from zoo.photos import photo_size
 from zoo.scene import Scene
 
 
