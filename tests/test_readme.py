@@ -1,5 +1,6 @@
 """The README does what it says."""
 
+import json
 import re
 import shlex
 import sys
@@ -51,6 +52,10 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     Path("photos").mkdir()
     for i in range(20):
         Image.effect_noise((48, 48), 60).save(f"photos/{i}.png")
+    images = [{"id": i, "file_name": f"{i}.png", "height": 48, "width": 48} for i in range(20)]
+    objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [8, 9, 14, 18]} for i in range(20)]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "thing"}]}
+    Path("photos.json").write_text(json.dumps(content))
     options = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--wandb=disabled"]
     small = [f"--data.init_args.{key}={value}" for key, value in SMALL.items()]
     few = ["--trainer.max_steps=2", "--trainer.val_check_interval=1"]
@@ -70,7 +75,13 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert trained >= 7
     assert len(list(Path("runs").glob("*/version_*"))) == trained
     assert list(Path("runs").rglob("predictions.npz"))
-    for path in ("found/predictions.json", "sheet.png", "spair-multimnist.onnx", "comparison/results.md"):
+    for path in (
+        "found/predictions.json",
+        "scored/results.json",
+        "sheet.png",
+        "spair-multimnist.onnx",
+        "comparison/results.md",
+    ):
         assert Path(path).is_file(), path
 
 

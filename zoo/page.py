@@ -7,6 +7,7 @@ this machine alone, and needs nothing but a browser: no network, no further pack
 
 import argparse
 import base64
+import contextlib
 import io
 import sys
 import threading
@@ -31,7 +32,8 @@ from zoo.arguments import VerbParser
 from zoo.callbacks.pictures import category_color, to_picture
 from zoo.files import to_json
 from zoo.overlay import draw_objects
-from zoo.prediction import pick_device, target_size
+from zoo.photos import trained_size
+from zoo.prediction import brief_reason, pick_device, predict_batches, target_size
 from zoo.scene import Scene
 from zoo.show import test_scenes
 
@@ -92,13 +94,20 @@ class Checkpoints:
             source: One of the checkpoints.
             picture: Any; it is resized to the size of the checkpoint's training images, its proportions kept.
             threshold: Slots with at least this presence are objects, in [0, 1].
+
+        Raises:
+            ValueError: There is no such checkpoint, or the model does not take the image.
         """
+        image, refused = from_pillow(picture), list[str]()
         with self._lock:
             model = self._load(source)
             size = target_size(model, self._size(self.records[source]))
             start = time.perf_counter()
-            scene = model.predict([from_pillow(picture)], image_size=size, fit="pad")
+            parts = [*predict_batches(model, [image], 1, size, "pad", lambda _, reason: refused.append(reason))]
             seconds = time.perf_counter() - start
+        if refused:
+            raise _BadRequestError(f"this image is skipped: {refused[0]}")
+        ((_, scene),) = parts
         image, (objects,) = scene.image[0], scene.objects(threshold)
         seen = Scene.objects(scene, threshold)[0]  # in the pixels of what the model saw
         mask = None if scene.mask is None else scene.mask[0].numpy()
@@ -150,9 +159,9 @@ class Checkpoints:
     @staticmethod
     def _size(record: dict[str, Any]) -> list[int] | None:
         """(H, W) that a checkpoint reads, or was trained on."""
-        data = (record.get("data") or {}).get("init_args", {})
-        size = record["init_args"].get("image_size") or data.get("image_size")
-        return None if size is None else [*pair_of_sides(size)]
+        own = record["init_args"].get("image_size")
+        size = trained_size(record.get("data")) if own is None else pair_of_sides(own)
+        return None if size is None else [*size]
 
 
 def _png(picture: Image.Image) -> str:
@@ -235,11 +244,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(_json({"error": "this host is not served"}), HTTPStatus.FORBIDDEN)
             return
         try:
-            self._send(content(), HTTPStatus.OK, kind)
-        except KeyError as error:
-            self._send(_json({"error": f"{error} is missing"}), HTTPStatus.BAD_REQUEST)
-        except ValueError as error:  # wrong numbers, images, checkpoints
-            self._send(_json({"error": str(error)}), HTTPStatus.BAD_REQUEST)
+            answer, status = content(), HTTPStatus.OK
+        except Exception as error:
+            kind, status = "application/json", HTTPStatus.BAD_REQUEST
+            if isinstance(error, KeyError):
+                reason = f"{error} is missing"
+            elif isinstance(error, ValueError):  # wrong numbers, images, checkpoints
+                reason = str(error)
+            else:  # whatever it is, the page says so, and goes on
+                reason, status = brief_reason(error), HTTPStatus.INTERNAL_SERVER_ERROR
+            answer = _json({"error": reason})
+        with contextlib.suppress(ConnectionError):  # who asked may have left
+            self._send(answer, status, kind)
 
     def _send(self, content: bytes, status: HTTPStatus, kind: str = "application/json") -> None:
         self.send_response(status)

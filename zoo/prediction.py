@@ -1,6 +1,6 @@
 """Any images in, scenes out: what `ObjectModel.predict` does."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,6 +18,8 @@ from zoo.scene import FoundObject, Scene
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
+
+Refuse = Callable[[int, str], None]  # told the place of an image that a model does not take, and why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +67,25 @@ def predict(
     read = (read_image(source) if isinstance(source, Path) else source for source in sources)
     parts: list[Prediction] = []
     with tqdm(total=len(sources), unit="image", disable=not progress) as bar:
-        for part in predict_batches(model, read, batch_size, size, fit):
+        for _, part in predict_batches(model, read, batch_size, size, fit):
             parts.append(part)
             bar.update(len(part.image))
-            sizes = {tuple(part.image.shape[-2:]) for part in parts}
-            if len(sizes) > 1:
-                raise ImageError(
-                    f"images of several sizes, {' and '.join(f'{h} x {w}' for h, w in sorted(sizes))}: one scene holds "
-                    "images of one; set image_size=(height, width) to resize them, or predict them apart"
-                )
-    return _concatenate(parts)
+            check_sizes(parts)
+    return concatenate(parts)
+
+
+def check_sizes(parts: Sequence[Prediction]) -> None:
+    """Refuse images of several sizes, which one scene does not hold.
+
+    Raises:
+        ImageError: There are such.
+    """
+    sizes = {tuple(part.image.shape[-2:]) for part in parts}
+    if len(sizes) > 1:
+        raise ImageError(
+            f"images of several sizes, {' and '.join(f'{h} x {w}' for h, w in sorted(sizes))}: one scene holds "
+            "images of one; set image_size=(height, width) to resize them, or predict them apart"
+        )
 
 
 def target_size(model: "ObjectModel", image_size: int | Sequence[int] | None = None) -> tuple[int, int] | None:
@@ -99,8 +110,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def predict_batches(
-    model: "ObjectModel", images: Iterable[Tensor], batch_size: int, size: tuple[int, int] | None, fit: Fit
-) -> Iterator[Prediction]:
+    model: "ObjectModel",
+    images: Iterable[Tensor],
+    batch_size: int,
+    size: tuple[int, int] | None,
+    fit: Fit,
+    refuse: Refuse | None = None,
+) -> Iterator[tuple[list[int], Prediction]]:
     """Scenes of images in their order, batch by batch; a batch ends where the size changes.
 
     Args:
@@ -109,18 +125,86 @@ def predict_batches(
         batch_size: Most images in a batch.
         size: (H, W) that they are resized to; null: as they are.
         fit: See `fit_image`.
+        refuse: Told of each image that the model does not take, be it for its size, for want of memory, or as what the
+            model sees there is not finite; all others are seen nevertheless. Null: the first of them stops with what
+            the model raised.
+
+    Yields:
+        Places of a batch's images among those given, from 0, and their scene.
 
     Raises:
-        ValueError: `batch_size` is not positive, or the model does not take images of that size.
+        ValueError: `batch_size` is not positive; or `refuse` is null, and the model does not take an image.
     """
     check("batch_size", batch_size, batch_size >= 1, "at least 1")
-    placed = (fit_image(to_channels(image, model.hp.channels), size, fit) for image in images)
-    for _, group in groupby(placed, key=lambda pair: pair[0].shape):
+    placed = _placed(model, images, size, fit, refuse)
+    for _, group in groupby(placed, key=lambda entry: entry[1].shape):
         while batch := list(islice(group, batch_size)):
-            image = torch.stack([pair[0] for pair in batch])
-            scene = _see(model, image)
-            found = {name: value.cpu() for name, value in vars(scene).items() if value is not None}
-            yield Prediction(**found, image=image, placements=tuple(pair[1] for pair in batch))
+            yield from _batch_scenes(model, batch, refuse)
+
+
+_Placed = tuple[int, Tensor, Placement]
+
+
+def _placed(
+    model: "ObjectModel", images: Iterable[Tensor], size: tuple[int, int] | None, fit: Fit, refuse: Refuse | None
+) -> Iterator[_Placed]:
+    for i, image in enumerate(images):
+        try:
+            yield i, *fit_image(to_channels(image, model.hp.channels), size, fit)
+        except ValueError as error:
+            if refuse is None:
+                raise
+            refuse(i, str(error))
+
+
+def _batch_scenes(
+    model: "ObjectModel", batch: Sequence[_Placed], refuse: Refuse | None
+) -> Iterator[tuple[list[int], Prediction]]:
+    """The scene of a batch; where a model stops at it, of either half, so that an image costs no others."""
+    places = [entry[0] for entry in batch]
+    image = torch.stack([entry[1] for entry in batch])
+    reason = None
+    try:
+        scene = _see(model, image)
+        found = {name: value.cpu() for name, value in vars(scene).items() if value is not None}
+    except Exception as error:  # models raise what they like, torch half a dozen kinds where memory ends
+        if refuse is None:
+            raise
+        reason = brief_reason(error)
+    if reason is None:
+        part = Prediction(**found, image=image, placements=tuple(entry[2] for entry in batch))
+        finite = torch.ones(len(batch), dtype=torch.bool) if refuse is None else _finite(part)
+        for i, good in zip(places, finite.tolist(), strict=True):
+            if refuse is not None and not good:
+                refuse(i, f"what {type(model).__name__} sees there is not finite")
+        chosen = finite.nonzero().squeeze(1).tolist()
+        if chosen:
+            yield [places[i] for i in chosen], part if len(chosen) == len(batch) else _of_images(part, chosen)
+    elif len(batch) > 1:  # memory of the failed attempt is free again outside its exception
+        for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+            yield from _batch_scenes(model, half, refuse)
+    else:
+        assert refuse is not None
+        refuse(places[0], reason)
+
+
+def brief_reason(error: Exception) -> str:
+    """Why a model did not take an image, in a line: what it says itself, or the kind of what went wrong as well."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}".rstrip(": ")
+
+
+def _finite(scene: Prediction) -> Tensor:
+    """(B,) bool: whether presence, and box and vector of whatever may be present, are numbers."""
+    there = scene.presence > 0
+    values = torch.cat([scene.boxes, scene.what], -1).isfinite().all(-1)
+    return scene.presence.isfinite().all(1) & (values | ~there).all(1)
+
+
+def _of_images(scene: Prediction, images: Sequence[int]) -> Prediction:
+    """The scenes of some images."""
+    values = {name: value[[*images]] for name, value in vars(scene).items() if isinstance(value, Tensor)}
+    return Prediction(**values, placements=tuple(scene.placements[i] for i in images))
 
 
 def _see(model: "ObjectModel", image: Tensor) -> Scene:
@@ -133,7 +217,8 @@ def _see(model: "ObjectModel", image: Tensor) -> Scene:
         model.train(was_training)
 
 
-def _concatenate(parts: Sequence[Prediction]) -> Prediction:
+def concatenate(parts: Sequence[Prediction]) -> Prediction:
+    """One of all images, which have one size."""
     values: dict[str, Any] = {}
     for field in fields(Prediction):
         values_of_parts = [getattr(part, field.name) for part in parts]

@@ -8,6 +8,7 @@ those of the found objects differ most; and scenes that the model imagines.
 import argparse
 import io
 import sys
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +31,15 @@ from zoo.callbacks.pictures import (
     to_picture,
 )
 from zoo.files import write_whole
+from zoo.photos import (
+    ImageSize,
+    crowded,
+    crowded_warning,
+    given_size,
+    keep_apart,
+    predict_photos,
+    size_argument,
+)
 from zoo.prediction import pick_device, predict
 from zoo.scene import Scene
 
@@ -151,7 +161,7 @@ def show(
     out: str | Path,
     *,
     images: str | Path | None = None,
-    image_size: list[int] | None = None,
+    image_size: ImageSize = None,
     num_images: int = 8,
     num_scenes: int = 256,
     threshold: float = 0.5,
@@ -162,35 +172,63 @@ def show(
     Args:
         checkpoint: See `zoo.load`.
         out: The file.
-        images: File or folder to look at; null: the checkpoint's own test data.
-        image_size: (H, W) that images are resized to; null: see `ObjectModel.predict`.
+        images: File or folder to look at; null: the checkpoint's own test data. Files that cannot be read, or that the
+            model does not take, are skipped with a warning that names them.
+        image_size: See `zoo.photos.photo_size`.
         num_images: Images that are shown whole.
         num_scenes: Images whose objects are shown.
         threshold: Slots with at least this presence are objects.
         device: See `pick_device`.
 
     Raises:
-        ValueError: An argument is out of range; there is no such checkpoint; images cannot be read.
+        ValueError: An argument is out of range; there is no such checkpoint; no image can be seen; `out` would be one
+            of them.
+        FileNotFoundError: There are no images.
         DatasetNotFoundError: The data are not to be had here.
     """
+    options: dict[str, Any] = {"num_images": num_images, "num_scenes": num_scenes, "threshold": threshold}
+    path, said = _show(checkpoint, Path(out), images, image_size, device, **options)
+    for line in said:
+        warnings.warn(line.removeprefix("warning: "), stacklevel=2)
+    return path
+
+
+def _show(
+    checkpoint: str,
+    path: Path,
+    images: str | Path | None,
+    image_size: ImageSize,
+    device: str,
+    *,
+    num_images: int,
+    num_scenes: int,
+    threshold: float,
+) -> tuple[Path, list[str]]:
+    """Draw the sheet; what is to be said of the images that were looked at."""
     if num_images < 1 or num_scenes < 1 or not 0 <= threshold <= 1:
         raise ValueError(f"{num_images=} and {num_scenes=} must be at least 1, {threshold=} in [0, 1]")
+    if images is not None:
+        keep_apart(images, path)
     model = weights.load(checkpoint).to(pick_device(device))
     wanted = max(num_images, num_scenes)
+    said = []
     if images is None:
         batch = test_scenes(model.data_record, wanted)
         scene: Scene = predict(model, batch["image"])
     else:
-        from datamodules.images import to_images
-
-        found = predict(model, to_images(images)[:wanted], image_size=image_size)
-        batch, scene = Batch(image=found.image), found
+        found, files, skipped = predict_photos(model, images, image_size=image_size, most=wanted)
+        batch, scene = Batch(image=found.image[:wanted]), _choose(found, slice(wanted))
+        present = zip(files, crowded(scene, threshold), strict=False)  # of those that are shown
+        counts = {str(path): count for path, count in present if count is not None}
+        if counts:
+            said.append(crowded_warning(model, counts, len(batch["image"])))
+        said += ["\n  ".join([f"{len(skipped)} files skipped:", *skipped.values()])] if skipped else []
     sheet = draw_sheet(model, batch, _choose(scene, slice(wanted)), num_images=num_images, threshold=threshold)
-    buffer, path = io.BytesIO(), Path(out)
+    buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, buffer.getvalue())
-    return path
+    return path, said
 
 
 def main(args: list[str] | None = None) -> None:
@@ -203,7 +241,14 @@ def main(args: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="PNG file to write (NAME.png)")
     parser.add_argument("--images", type=Path, help="file or folder to look at (test images of the checkpoint's data)")
-    parser.add_argument("--image_size", type=int, nargs=2, metavar=("H", "W"), help="that images are resized to")
+    parser.add_argument(
+        "--image_size",
+        type=size_argument,
+        nargs="+",
+        metavar="PIXELS",
+        help="side, or height and width, that images are resized to; original: they stay as they are (what the model "
+        "was trained on)",
+    )
     parser.add_argument("--num_images", type=int, default=8, help="images that are shown whole (8)")
     parser.add_argument("--num_scenes", type=int, default=256, help="images whose objects are shown (256)")
     parser.add_argument("--threshold", type=float, default=0.5, help="presence from which a slot is an object (0.5)")
@@ -211,8 +256,11 @@ def main(args: list[str] | None = None) -> None:
     options = vars(parser.parse_args(sys.argv[2:] if args is None else args))
     checkpoint, out = options.pop("ckpt_path"), options.pop("out")
     try:
-        print(show(checkpoint, out or f"{Path(checkpoint).stem}.png", **options))
+        options["image_size"] = given_size(options["image_size"])
+        path, said = _show(checkpoint, out or Path(f"{Path(checkpoint).stem}.png"), **options)
     except (DatasetNotFoundError, CacheError, DatasetCorruptError) as error:
         sys.exit(f"zoo: {error}; --images shows a folder of images instead")
     except (ValueError, OSError) as error:
         sys.exit(f"zoo: {error}")
+    print(path)
+    print(*said, sep="\n", end="\n" * bool(said), file=sys.stderr)

@@ -191,18 +191,45 @@ def _download(repo_id: str, revision: str | None) -> Path:
     try:
         folder = snapshot_download(repo_id, revision=revision, allow_patterns=[HUB_WEIGHTS, HUB_RECORD])
     except Exception as error:  # the client raises a dozen kinds, for missing networks, repositories, revisions
-        said = str(error).strip().splitlines() or [type(error).__name__]
         of = f" of revision {revision!r}" if revision else ""
         raise CheckpointError(
-            f"there is no file {repo_id}, and no checkpoint{of} came from the Hugging Face hub: {said[0]}; known names "
-            f"are {[p.stem for p in sorted(SHIPPED.glob('*.safetensors'))]}"
+            f"there is no file {repo_id}, and no checkpoint{of} came from the Hugging Face hub: {_why_none(error)}"
         ) from error
     path = Path(folder, HUB_WEIGHTS)
-    if not path.is_file():
+    for name in (HUB_WEIGHTS, HUB_RECORD):
+        if not path.with_name(name).is_file():
+            raise CheckpointError(f"{repo_id} on the Hugging Face hub has no {name}: it is no checkpoint of this zoo")
+    if not _is_ours(_read_json(path.with_name(HUB_RECORD))):
         raise CheckpointError(
-            f"{repo_id} on the Hugging Face hub has no {HUB_WEIGHTS}: it is no checkpoint of this zoo"
+            f"{repo_id} on the Hugging Face hub is no checkpoint of this zoo: its {HUB_RECORD} names no format_version "
+            "and class"
         )
     return path
+
+
+def _why_none(error: Exception) -> str:
+    """Why the hub's client returned nothing, and what to do."""
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and it is not in the cache; unset it, or load it once with a network"
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    unreached = ("TransportError", "ConnectionError", "Timeout")  # of the client's own HTTP library, whichever it is
+    kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    if isinstance(error, errors.LocalEntryNotFoundError) or kinds.intersection(unreached):
+        return "the hub cannot be reached, and it is not in the cache; look at the network, or name a file"
+    if isinstance(error, errors.GatedRepoError):
+        return "access to it has to be asked for on its page, then: hf auth login"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            "it has no such public repository (for private ones: hf auth login); known names are "
+            f"{[p.stem for p in sorted(SHIPPED.glob('*.safetensors'))]}"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "it has no such revision"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
@@ -222,11 +249,16 @@ def read_record(path: Path) -> dict[str, Any]:
     if path.suffix != ".safetensors":
         return _read_lightning(path)[0]
     beside = path.with_suffix(".json")
-    beside = path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside
-    record = _read_json(beside)
-    if not isinstance(record, dict) or not {"format_version", "class", "init_args"} <= record.keys():
-        raise CheckpointError(f"{path} is no checkpoint of this zoo: {beside.name} beside it names no model of it")
+    file = path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside
+    record = _read_json(file)
+    if not _is_ours(record):
+        raise CheckpointError(f"{path} is no checkpoint of this zoo: {file.name} names no format_version and class")
     return _with_later_hyperparameters(record)
+
+
+def _is_ours(record: Any) -> bool:
+    """Whether a JSON file's content is the record of a checkpoint; other libraries' have other fields."""
+    return isinstance(record, dict) and record.keys() >= {"format_version", "class", "init_args"}
 
 
 def _with_later_hyperparameters(record: dict[str, Any]) -> dict[str, Any]:

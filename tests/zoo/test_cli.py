@@ -120,10 +120,12 @@ def test_the_test_of_a_checkpoint_is_the_test_of_the_run(capsys: pytest.CaptureF
         assert float(later[0][metric]) == pytest.approx(float(after_fit[0][metric]), rel=1e-5)
 
 
-def test_predict_writes_the_scenes_of_all_test_images() -> None:
+def test_predict_writes_the_scenes_of_all_test_images(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit()
     main(["predict", "--ckpt_path", str(run), "--wandb=disabled", "--trainer.enable_progress_bar=false"])
-    scenes = np.load(run.parent / "version_1" / "predictions.npz")
+    written = run.parent / "version_1" / "predictions.npz"
+    assert f"scenes of 12 images: {written}" in capsys.readouterr().out
+    scenes = np.load(written)
     assert scenes["index"].tolist() == list(range(12))
     assert scenes["boxes"].shape == (12, 16, 4)
     assert scenes["what"].shape == (12, 16, 50)

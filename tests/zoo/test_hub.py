@@ -5,11 +5,12 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, errors
 
 import zoo
 from zoo import weights
@@ -17,6 +18,7 @@ from zoo.evaluation import METRIC_NAMES
 from zoo.models import SPAIR
 
 KEPT = Path(__file__).with_name("kept")
+ANSWER: Any = Mock()
 REVISIONS = ("a" * 40, "b" * 40)
 
 
@@ -127,15 +129,62 @@ def test_an_id_on_the_hub_is_loaded_at_a_revision(hub: Path) -> None:
 
 
 def test_what_the_hub_does_not_have_is_explained(hub: Path) -> None:
-    with pytest.raises(weights.CheckpointError, match=r"no file user/none, and no checkpoint came from the Hugging"):
+    with pytest.raises(
+        weights.CheckpointError, match=r"no file user/none, and no checkpoint came .* HF_HUB_OFFLINE is"
+    ):
         zoo.load("user/none")
     with pytest.raises(weights.CheckpointError, match=r"no checkpoint of revision 'v9' came"):
         zoo.load("user/spair", revision="v9")
     with pytest.raises(weights.CheckpointError, match=r"revision='v1' is for ids on the hub"):
         zoo.load("spair-multimnist", revision="v1")
-    (hub / "snapshots" / REVISIONS[1] / "model.safetensors").unlink()
-    with pytest.raises(weights.CheckpointError, match=r"user/spair on the Hugging Face hub has no model\.safetensors"):
+    for name in ("model.safetensors", "config.json"):
+        (hub / "snapshots" / REVISIONS[0] / name).rename(hub / name)
+        with pytest.raises(
+            weights.CheckpointError, match=rf"user/spair on the Hugging Face hub has no {name}: it is no"
+        ):
+            zoo.load("user/spair", revision="v1")
+        (hub / name).rename(hub / "snapshots" / REVISIONS[0] / name)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert", "hidden_size": 768}', "[1, 2]"])
+def test_what_others_have_saved_is_not_called_damaged(hub: Path, content: str) -> None:
+    """Most repositories on the hub have a model.safetensors and a config.json."""
+    folder = hub / "snapshots" / REVISIONS[1]
+    (folder / "config.json").write_text(content)
+    with pytest.raises(
+        weights.CheckpointError, match=r"^user/spair on the Hugging Face hub is no checkpoint of this zoo"
+    ):
         zoo.load("user/spair")
+    with pytest.raises(weights.CheckpointError, match=r"model\.safetensors is no checkpoint of this zoo: config\.json"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "said"),
+    [
+        (errors.LocalEntryNotFoundError("a long story\nof lines"), None, "the hub cannot be reached.*name a file"),
+        (RuntimeError("?"), ConnectionError("no route"), "the hub cannot be reached"),
+        (errors.RevisionNotFoundError("404", response=ANSWER), None, "it has no such revision"),
+        (
+            errors.RepositoryNotFoundError("401", response=ANSWER),
+            None,
+            "it has no such public repository.*hf auth login.*spair",
+        ),
+        (errors.GatedRepoError("403", response=ANSWER), None, "access to it has to be asked for"),
+        (RuntimeError("\n  disk full\nand more"), None, "disk full"),
+    ],
+)
+def test_why_the_hub_has_nothing_is_said_in_a_line(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, cause: Exception | None, said: str
+) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise error from cause
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(weights.CheckpointError, match=rf"from the Hugging Face hub: {said}") as caught:
+        zoo.load("user/spair")
+    assert "\n" not in str(caught.value)
 
 
 def test_pushing_uploads_what_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

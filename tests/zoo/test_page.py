@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -142,6 +144,41 @@ def test_models_without_data_imagine_scenes_and_mistakes_are_known_at_once(tmp_p
     ):
         with pytest.raises(SystemExit, match=message):
             page.main(arguments)
+
+
+def test_an_image_that_a_model_does_not_take_is_named_and_the_page_goes_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mine = str(zoo.save(SPAIR(channels=1, backbone_channels=4), tmp_path / "mine"))  # of any size, from 12 px on
+    offered = Checkpoints([mine], "cpu")
+    with PageServer(offered, port=0) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+
+        def see(picture: Image.Image) -> tuple[int, dict[str, Any]]:
+            status, answer = ask(served, f"see?checkpoint={mine}&threshold=0", png(picture))
+            return status, json.loads(answer, parse_constant=pytest.fail)  # NaN, which browsers do not read
+
+        fine = Image.new("L", (48, 48))
+        assert see(fine)[0] == 200
+        status, answer = see(Image.new("L", (5, 200)))
+        assert (status, "skipped: images of (200, 5) px are smaller than a cell" in answer["error"]) == (400, True)
+        model = offered._models[mine]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "forward", Mock(side_effect=RuntimeError("out of memory\nand a long story")))
+            status, answer = see(fine)
+            assert (status, answer["error"]) == (400, "this image is skipped: RuntimeError: out of memory")
+        with torch.no_grad():
+            kept = {name: p.clone() for name, p in model.named_parameters()}
+            for p in model.parameters():
+                p.fill_(torch.nan)
+            status, answer = see(fine)
+            assert (status, "not finite" in answer["error"]) == (400, True)
+            model.load_state_dict(kept, strict=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(offered, "scene", Mock(side_effect=OSError("disk full")))
+            status, content = ask(served, f"scene?checkpoint={mine}")
+            assert (status, json.loads(content)) == (500, {"error": "OSError: disk full"})
+        assert see(fine)[0] == 200
+        served.shutdown()
 
 
 def test_the_verb_serves_every_checkpoint_until_it_is_interrupted() -> None:

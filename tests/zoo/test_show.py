@@ -131,9 +131,37 @@ def test_what_cannot_be_shown_is_explained(tmp_path: Path, monkeypatch: pytest.M
     for options, message in (
         (["--ckpt_path=unknown.safetensors"], "does not say what it was trained on: give a folder of --images"),
         (["--ckpt_path=spair"], "no checkpoint 'spair': did you mean spair-multimnist"),
-        (["--ckpt_path=spair-multimnist", "--images=nowhere"], "there is no file nowhere"),
+        (["--ckpt_path=spair-multimnist", "--images=nowhere"], "there is no folder or file nowhere"),
         (["--ckpt_path=spair-multimnist", "--num_images=0"], "num_images=0"),
     ):
         with pytest.raises(SystemExit, match=message):
             show.main(options)
     assert {path.name for path in tmp_path.iterdir()} == {"unknown.json", "unknown.safetensors"}
+
+
+def test_images_that_cannot_be_shown_are_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    Image.effect_noise((48, 48), 80).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("no image")
+    Image.new("L", (4, 90)).save(tmp_path / "in" / "c.png")
+    out = str(tmp_path / "sheet.png")
+    arguments = ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in"), "--device=cpu"]
+    show.main([*arguments, "--out", out, "--image_size", "original"])
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n"
+    assert "2 files skipped" in said.err
+    assert f"{tmp_path}/in/b.png cannot be read" in said.err
+    assert f"{tmp_path}/in/c.png: images of (90, 4) px are smaller than a cell" in said.err
+    show.main([*arguments, "--out", out])  # in the size that it was trained at
+    assert "1 files skipped" in capsys.readouterr().err
+    show.main([*arguments[:1], "--images", str(tmp_path / "in" / "a.png"), "--out", out])  # one file
+    assert "skipped" not in capsys.readouterr().err
+    for picture in (tmp_path / "in" / "sheet.png", tmp_path / "in" / "a.png"):
+        before = picture.read_bytes() if picture.exists() else None
+        with pytest.raises(SystemExit, match=r"would be among the images of .*in, and seen by the next run"):
+            show.main([*arguments, "--out", str(picture)])
+        assert (picture.read_bytes() if picture.exists() else None) == before
+    with pytest.raises(SystemExit, match=r"a\.png would be among"):  # nor is the image itself replaced
+        show.main(
+            ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in/a.png"), "--out", f"{tmp_path}/in/a.png"]
+        )

@@ -61,4 +61,5 @@ class SceneWriter(BasePredictionWriter):
                 arrays: dict[str, Any] = {key: np.concatenate(values) for key, values in fields.items()}
                 np.savez_compressed(file, **arrays)
             temporary.replace(Path(log_dir, name))
+            print(f"scenes of {len(arrays['index'])} images: {Path(log_dir, name)}")
         self._fields = {}
