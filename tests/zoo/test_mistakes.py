@@ -123,7 +123,10 @@ MISTAKES = [
     ([*FIT, "--ckpt_path=text.txt"], "text.txt cannot be read: damaged, or not a checkpoint"),
     ([*FIT, "--ckpt_path=other.ckpt"], "other.ckpt is a checkpoint, but not one of this zoo: it has no 'zoo'"),
     ([*FIT, "--ckpt_path=photos"], "no best.ckpt or last.ckpt in photos"),
-    ([*FIT, "--ckpt_path=foreign"], "foreign/model.safetensors is no checkpoint of this zoo: config.json names no format_version and class"),
+    (
+        [*FIT, "--ckpt_path=foreign"],
+        "foreign/model.safetensors is no checkpoint of this zoo: config.json names no format_version and class",
+    ),
     ([*FIT, "--ckpt_path=air-multimnist"], "holds an AIR, but the configuration asks for a SPAIR"),
     ([*GO_ON, "--model=AIR"], "holds a SPAIR, but the configuration asks for an AIR"),
     (
