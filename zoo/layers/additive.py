@@ -3,9 +3,11 @@
 from einops import rearrange
 from torch import Tensor
 
+from zoo.layers.precision import never_in_halves
 from zoo.layers.renderer import interpolation_weights
 
 
+@never_in_halves
 def add_up(patches: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Paste patches into axis-aligned boxes by bilinear interpolation and sum over objects.
 

@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.layers.precision import never_in_halves
+
 PLACE_DIM = 7
 
 
+@never_in_halves
 def affine_matrix(place: Tensor) -> Tensor:
     """T^d = T_st T_r T_k (equation 6): patch coordinates to pixels.
 
@@ -31,6 +34,7 @@ def affine_matrix(place: Tensor) -> Tensor:
     return scale_shift @ rotation @ skew
 
 
+@never_in_halves
 def affine_inverse(place: Tensor) -> Tensor:
     """T^e = T_k^-1 T_r^-1 T_st^-1 (equation 7): pixels to patch coordinates.
 
@@ -48,6 +52,7 @@ def affine_inverse(place: Tensor) -> Tensor:
     return skew @ rotation @ scale_shift
 
 
+@never_in_halves
 def read_patches(image: Tensor, matrix: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Read patches from images by bilinear interpolation; zero outside the image.
 
@@ -69,6 +74,7 @@ def read_patches(image: Tensor, matrix: Tensor, size: int | tuple[int, int]) -> 
     return patches.view(B, -1, N, P, Q).transpose(1, 2)
 
 
+@never_in_halves
 def write_patches(patches: Tensor, inverse: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Write patches onto a canvas by bilinear interpolation and add them up.
 
@@ -87,6 +93,7 @@ def write_patches(patches: Tensor, inverse: Tensor, image_size: tuple[int, int])
     return layers.unflatten(0, (B, N)).sum(1)
 
 
+@never_in_halves
 def affine_hull(matrix: Tensor, visible: Tensor | None = None, threshold: float = 0.0) -> Tensor:
     """Smallest axis-aligned boxes around placed patches, or around what shows of them.
 

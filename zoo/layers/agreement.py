@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from zoo.layers.precision import never_in_halves
 
+
+@never_in_halves
 def mutual_information(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     """Mutual information of the categories that two views give to the same objects (IIC, equations 2 and 3), in nats.
 

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.layers.precision import Sequential
+
 
 def mlp(
     in_features: int, hidden: Sequence[int], out_features: int, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Sequential:
-    """Multi-layer perceptron with a linear output."""
+    """Multi-layer perceptron with a linear output, of the precision of its input."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(in_features, width), activation()]
         in_features = width
-    return nn.Sequential(*layers, nn.Linear(in_features, out_features))
+    return Sequential(*layers, nn.Linear(in_features, out_features))
 
 
 def last_bias(network: nn.Module) -> Tensor:
@@ -65,7 +67,7 @@ class GridBackbone(nn.Module):
                 nn.ReLU(),
             ]
             in_channels = out
-        self.net = nn.Sequential(*[layer for layer in layers[:-1] if not _pads_nothing(layer)])
+        self.net = Sequential(*[layer for layer in layers[:-1] if not _pads_nothing(layer)])
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out_channels, ceil(H / cell_size), ceil(W / cell_size))."""

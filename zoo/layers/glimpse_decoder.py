@@ -66,7 +66,7 @@ class GlimpseDecoder(nn.Module):
         """(..., A) to logits (..., C, P, P)."""
         texels = self.expand(code).flatten(0, -2)[..., None, None].contiguous(memory_format=torch.channels_last)
         patches = torch.cat([self._decode(part) for part in texels.split(self.group)])
-        return patches.unflatten(0, code.shape[:-1])
+        return patches.unflatten(0, code.shape[:-1]).to(code.dtype)
 
     def _decode(self, texels: Tensor) -> Tensor:
         coarse = self.net[: self.kept](texels)

@@ -41,7 +41,7 @@ class GlimpseGenerator(nn.Module):
         Returns:
             Colours (B, K, C, P, P) and masks (B, K, P, P), all in (0, 1).
         """
-        logits = self.net(z_what.flatten(0, 1)[:, :, None, None]).unflatten(0, z_what.shape[:2])
+        logits = self.net(z_what.flatten(0, 1)[:, :, None, None]).unflatten(0, z_what.shape[:2]).to(z_what.dtype)
         texels, mask = logits[:, :, :-1], logits[:, :, -1]
         if color is not None:
             texels = texels + color.logit()[..., None, None]

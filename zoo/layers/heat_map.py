@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor, nn
 
+from zoo.layers.precision import Sequential, never_in_halves
+
 
 class HeatMap(nn.Module):
     """A soft-argmax over convolutional features and over what is bright (Nibali et al. 2018, section 3.1: DSNT).
@@ -23,7 +25,7 @@ class HeatMap(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, state_dim: int, gain: float) -> None:
         super().__init__()
-        self.features = nn.Sequential(
+        self.features = Sequential(
             nn.Conv2d(in_channels, channels, 2 * self.stride, self.stride, self.stride // 2),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
@@ -53,11 +55,18 @@ class HeatMap(nn.Module):
             (x, y), (B, 2), with the image's edges at -1 and 1; and the features there, (B, F).
         """
         H, W = image.shape[-2:]
-        h, w = features.shape[1:3]
         brightness = F.avg_pool2d(F.avg_pool2d(image.mean(1, keepdim=True), self.stride), 3, 1, 1)[:, 0]
-        scores = self.score(F.relu(features + self.state(state)[:, None, None]))[..., 0]
+        wanted = self.state(state).to(features.dtype)
+        scores = self.score(F.relu(features + wanted[:, None, None]))[..., 0].to(features.dtype)
+        return self._place(scores, brightness, features, (H, W))
+
+    @never_in_halves
+    def _place(
+        self, scores: Tensor, brightness: Tensor, features: Tensor, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        (H, W), (h, w) = image_size, scores.shape[1:]
         heat = (scores + self.gain * brightness).flatten(1).softmax(-1).view(-1, h, w)
-        x = (torch.arange(w, device=image.device, dtype=image.dtype) + 0.5) * (2 * self.stride / W) - 1
-        y = (torch.arange(h, device=image.device, dtype=image.dtype) + 0.5) * (2 * self.stride / H) - 1
+        x = (torch.arange(w, device=heat.device, dtype=heat.dtype) + 0.5) * (2 * self.stride / W) - 1
+        y = (torch.arange(h, device=heat.device, dtype=heat.dtype) + 0.5) * (2 * self.stride / H) - 1
         place = torch.stack([heat.sum(1) @ x, heat.sum(2) @ y], -1)
         return place, einsum(heat, features, "b h w, b h w f -> b f")

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.layers.precision import never_in_halves
+
 
 class MixturePrior(nn.Module):
     """p(z_what | z_cat) = N(mu(z_cat), sigma(z_cat)^2), both linear in z_cat, sigma before a softplus (the program).
@@ -21,13 +23,15 @@ class MixturePrior(nn.Module):
 
     def forward(self, category: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std, (..., A) each, of the component at (..., C) category weights, one-hot or relaxed."""
-        return self.mean(category), F.softplus(self.raw_std(category))
+        mean, raw_std = self.mean(category).to(category.dtype), self.raw_std(category).to(category.dtype)
+        return mean, F.softplus(raw_std)
 
     def components(self) -> tuple[Tensor, Tensor]:
         """Means and stds of all components, (C, A) each."""
         return self(torch.eye(self.num_categories).to(self.mean.weight))
 
 
+@never_in_halves
 def expected_kl(weights: Tensor, mean: Tensor, std: Tensor, means: Tensor, stds: Tensor) -> Tensor:
     """sum_k w_k KL(N(mean, std^2) || N(means_k, stds_k^2)), in nats: of A independent dimensions, summed.
 

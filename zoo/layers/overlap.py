@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zoo.layers.precision import never_in_halves
 from zoo.layers.renderer import _chunks, _groups, _Windows
 
 
@@ -42,6 +43,7 @@ def overlap(
 
 
 @torch.no_grad()
+@never_in_halves
 def instance_mask(
     importance: Tensor,
     cover: Tensor,

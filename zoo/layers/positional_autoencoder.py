@@ -73,12 +73,12 @@ class PositionalAutoencoder(nn.Module):
                 f"{tuple(image.shape[-2:])}; set model.init_args.image_size and data.init_args.image_size alike"
             )
         # 8-bit values, beside which positions are small in the first block (the program)
-        return self.encoder(255 * image.contiguous(memory_format=torch.channels_last)).flatten(1)
+        return self.encoder(255 * image.contiguous(memory_format=torch.channels_last)).flatten(1).to(image.dtype)
 
     def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """Codes (B, code_dim) to backgrounds (B, C, H, W) and errors (B, H, W), a channel's mean, in [0, 1]."""
         out = self.generator(rearrange(code, "b d -> b d 1 1").contiguous(memory_format=torch.channels_last))
-        background, error = out.float().sigmoid().split([self.channels, 1], 1)
+        background, error = out.to(code.dtype).sigmoid().split([self.channels, 1], 1)
         return background.contiguous(), error[:, 0]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class ImageLSTM(nn.Module):
 
     def read(self, image: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 4 hidden), the image's share of the gates."""
-        return self.image(image.flatten(1))
+        return self.image(image.flatten(1)).to(image.dtype)
 
     def forward(self, image: Tensor, features: Tensor, state: State) -> tuple[Tensor, State]:
         """One step.
@@ -54,7 +54,7 @@ class ImageLSTM(nn.Module):
             (B, hidden) output, and the state after the step.
         """
         hidden, cell = state
-        gates = image + self.rest(torch.cat([features, hidden], -1))
+        gates = image + self.rest(torch.cat([features, hidden], -1)).to(image.dtype)
         into, keep, new, out = gates.chunk(4, -1)  # the order of nn.LSTMCell
         cell = keep.sigmoid() * cell + into.sigmoid() * new.tanh()
         hidden = out.sigmoid() * cell.tanh()
@@ -85,9 +85,9 @@ class ImageMLP(nn.Module):
 
     def read(self, image: Tensor) -> Tensor:
         """(B, C, H, W) to (B, hidden[0]), the image's share of the first layer."""
-        return self.image(image.flatten(1))
+        return self.image(image.flatten(1)).to(image.dtype)
 
     def forward(self, image: Tensor, features: Tensor, state: State) -> tuple[Tensor, State]:
         """As `ImageLSTM.forward`; the state passes through."""
-        first = image if self.rest is None else image + self.rest(features)
+        first = image if self.rest is None else image + self.rest(features).to(image.dtype)
         return self.net(F.relu(first)).relu(), state

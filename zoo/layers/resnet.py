@@ -72,4 +72,4 @@ class ResNetBackbone(nn.Module):
         """(B, C, H, W) to (B, out_channels, ceil(H / cell_size), ceil(W / cell_size)); missing rows count as zero."""
         H, W = image.shape[-2:]
         features = self.up(self.trunk(F.pad(image, (0, -W % self.stride, 0, -H % self.stride))))
-        return features[..., : -(-H // self.cell_size), : -(-W // self.cell_size)]
+        return features[..., : -(-H // self.cell_size), : -(-W // self.cell_size)].to(image.dtype)

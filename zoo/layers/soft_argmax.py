@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from zoo.layers.precision import never_in_halves
 
+
+@never_in_halves
 def spatial_softmax(logits: Tensor) -> Tensor:
     """Attention maps from logits (AST-Seg, equation 11).
 
@@ -16,6 +19,7 @@ def spatial_softmax(logits: Tensor) -> Tensor:
     return logits.flatten(-2).softmax(-1).view(logits.shape)
 
 
+@never_in_halves
 def soft_argmax(attention: Tensor) -> Tensor:
     """Centres of mass of attention maps (AST-Seg, equations 12 to 15).
 
@@ -32,6 +36,7 @@ def soft_argmax(attention: Tensor) -> Tensor:
     return torch.stack([attention.sum(-1) @ y, attention.sum(-2) @ x], -1)
 
 
+@never_in_halves
 def attend(attention: Tensor, features: Tensor) -> Tensor:
     """Query vectors: features averaged under each attention map (AST-Seg, equation 16).
 

@@ -407,11 +407,11 @@ class AIR(ObjectModel):
         if count is None and not hp.known_count:
             odds = self.scheduled("count_prior_odds")
             more = torch.rand(num_images, slots, 1, generator=generator) < odds / (1 + odds)
-            presence = more.cumprod(1).float().to(self.device)
+            presence = more.cumprod(1).to(self.device, self.working_dtype)
         else:
-            presence = torch.ones(num_images, slots, 1, device=self.device)
-        where = torch.randn(num_images, slots, self.where_dim, generator=generator).to(self.device)
-        z_what = torch.randn(num_images, slots, hp.what_dim, generator=generator).to(self.device)
+            presence = torch.ones(num_images, slots, 1, device=self.device, dtype=self.working_dtype)
+        where = torch.randn(num_images, slots, self.where_dim, generator=generator).to(presence)
+        z_what = torch.randn(num_images, slots, hp.what_dim, generator=generator).to(presence)
         boxes, patches = self.boxes(self.where_prior[:, 0] + self.where_prior[:, 1] * where), self.decode(z_what)
         size = image_size or self.size_hw
         boxes = boxes * boxes.new_tensor([size[1] / self.size_hw[1], size[0] / self.size_hw[0]] * 2)

@@ -231,7 +231,7 @@ class ASTSeg(ObjectModel):
             seen = (image - image.new_tensor(_MEAN)[:, None, None]) / image.new_tensor(_STD)[:, None, None]
         if hp.see_background:
             seen = torch.cat([seen, 2 * (image - background.detach())], 1)
-        maps = self.features(seen.contiguous(memory_format=torch.channels_last)).float()
+        maps = self.features(seen.contiguous(memory_format=torch.channels_last)).to(image.dtype)
         with torch.autocast(image.device.type, enabled=False):  # places need more than eight bits
             logits, features = maps[:, : hp.num_slots], maps[:, hp.num_slots :]
             attention = spatial_softmax(hp.attention_gain * logits + self._pull(maps))
@@ -270,6 +270,7 @@ class ASTSeg(ObjectModel):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction, entropies and the soft count of objects, means over images."""
         image = batch["image"]
+        self.check_image(image)
         background = self._background(batch)
         q = self.infer(image, background)
         color, mask = self.glimpses(q["z_what"], q.get("color"))
@@ -405,7 +406,7 @@ class ASTSeg(ObjectModel):
         drawn, weight = composite(color, mask, q["log_activation"], q["boxes"], background, self.background_activation)
         labels = weight.argmax(1)  # (B, H, W)
         own = labels[:, None] == torch.arange(1, hp.num_slots + 1, device=image.device)[:, None, None]  # (B, K, H, W)
-        around = trim_boxes(q["boxes"].new_tensor([0, 0, W, H]).expand(B, hp.num_slots, 4), own.float(), 0.5)
+        around = trim_boxes(q["boxes"].new_tensor([0, 0, W, H]).expand(B, hp.num_slots, 4), own.to(image.dtype), 0.5)
         return Scene(
             reconstruction=drawn.clamp(0, 1),
             boxes=torch.where(own.flatten(2).any(-1, keepdim=True), around, q["boxes"]),
@@ -448,7 +449,7 @@ class ObjectEncoder(nn.Module):
         """(B, K, token_dim) to the same, of which places need more than eight bits on both ways."""
         with torch.autocast(tokens.device.type, enabled=False):
             embedded = self.embed(tokens)
-        encoded = self.encoder(embedded).float()
+        encoded = self.encoder(embedded).to(tokens.dtype)
         with torch.autocast(tokens.device.type, enabled=False):
             refined = self.project(encoded)
         return tokens + refined if self.residual else refined

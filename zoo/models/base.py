@@ -1,13 +1,14 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -18,6 +19,7 @@ from datamodules.batch import Batch
 from datamodules.images import Fit
 from zoo.layers.image_noise import ImageNoise
 from zoo.layers.noise import mixed_seed, seeded
+from zoo.layers.precision import HALVES, unpacked
 from zoo.layers.schedules import Schedule, check_schedule, schedule_value
 from zoo.loaders import LoaderMetrics, as_batch, stage_loader_names
 from zoo.scene import Scene
@@ -32,8 +34,27 @@ _LOOK_EVERY = 50  # steps between two looks at a GPU's loss where nothing is log
 _STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second where weights are averaged
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
 class RefusedError(ValueError):
     """Something that a model cannot do, as it was asked to; the message names the fix."""
+
+
+def in_working_precision(method: _Method) -> _Method:
+    """Give a model's method tensors of the precision that it computes in (see `ObjectModel.working_dtype`)."""
+
+    @functools.wraps(method)
+    def run(self: "ObjectModel", *args: Any, **kwargs: Any) -> Any:
+        dtype = self.working_dtype
+
+        def fit(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        with unpacked(self) if self._in_halves() else nullcontext():
+            return method(self, *map(fit, args), **{name: fit(value) for name, value in kwargs.items()})
+
+    return run  # type: ignore[return-value]
 
 
 class ObjectModel(LightningModule):
@@ -63,6 +84,13 @@ class ObjectModel(LightningModule):
     elbo_terms: tuple[str, ...] = ()
     adam: dict[str, Any] = {}
     step: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have `forward` and `generate` take images and weights of any precision."""
+        super().__init_subclass__(**kwargs)
+        for name in ("forward", "generate"):
+            if name in vars(cls):
+                setattr(cls, name, in_working_precision(vars(cls)[name]))
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,6 +204,35 @@ class ObjectModel(LightningModule):
         elif prefix + "step" in missing:
             missing.remove(prefix + "step")
 
+    # precision
+
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """What is computed in: the weights' precision, but no less than single, as places need more than eight bits.
+
+        Weights that are kept in less see and draw as if they were single. Autocast may still give layers less.
+        """
+        weights = next(self.parameters(), self.step)
+        return torch.float64 if weights.dtype == torch.float64 else torch.float32
+
+    def _in_halves(self) -> bool:
+        return any(weights.dtype in HALVES for weights in self.parameters())
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None of its own; the first hook of all, where what cannot be is refused before data are made."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, HalfPrecision):
+            raise RefusedError(
+                f"precision={plugin.precision} rounds boxes, pixels and the optimiser's steps to halves, in which "
+                f"{type(self).__name__} neither learns nor can be measured: use bf16-mixed, or 32-true"
+            )
+        if self._in_halves():
+            raise RefusedError(
+                f"a trainer needs {type(self).__name__}'s weights in single precision: call model.float(); "
+                "precision=bf16-mixed computes in halves where that does no harm"
+            )
+        return []
+
     # steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -230,7 +287,8 @@ class ObjectModel(LightningModule):
         if batch_idx == 0:
             scene.check(image)
         data = getattr(self.trainer, "datamodule", None)
-        metrics.update({**terms, **sums}, scene, batch, getattr(data, "num_classes", None))
+        with torch.autocast(self.device.type, enabled=False):  # counts of pixels need more than eight bits
+            metrics.update({**terms, **sums}, scene, batch, getattr(data, "num_classes", None))
 
     def _end_epoch(self, stage: str) -> None:
         names = [] if self.trainer.barebones else stage_loader_names(self.trainer, stage)
@@ -293,6 +351,11 @@ class ObjectModel(LightningModule):
             raise ValueError(
                 f"{name} expects float images of shape (B, {channels}, H, W), got {image.dtype} of shape "
                 f"{tuple(image.shape)}; set model.init_args.channels and data.init_args.channels alike"
+            )
+        if image.dtype != self.working_dtype or self._in_halves():
+            raise ValueError(
+                f"{name} computes in {self.working_dtype}, got {image.dtype} images and "
+                f"{next(self.parameters()).dtype} weights: convert both, as by model.float() and image.float()"
             )
         looks = image.device.type == "cpu" and not torch.compiler.is_compiling()  # nor does an exported program
         if looks and not (image.numel() and image.min() >= 0 and image.max() <= 1):

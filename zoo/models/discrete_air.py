@@ -49,7 +49,7 @@ from zoo.layers.heat_map import HeatMap
 from zoo.layers.recurrent import ImageLSTM
 from zoo.layers.schedules import POSITIVE, Schedule
 from zoo.layers.templates import TemplateDecoder
-from zoo.models.base import ObjectModel
+from zoo.models.base import ObjectModel, in_working_precision
 from zoo.scene import Scene
 
 Latents = dict[str, Tensor]
@@ -430,6 +430,7 @@ class DiscreteAIR(ObjectModel):
         )
 
     @torch.no_grad()
+    @in_working_precision
     def compose(
         self,
         categories: Tensor,

@@ -33,6 +33,7 @@ the priors of position and size, as in SPAIR; `likelihood`; `what_prior_at: expe
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -63,7 +64,7 @@ from zoo.layers.overlap import instance_mask, overlap
 from zoo.layers.renderer import COLOR_EDGES, METHODS, render
 from zoo.layers.resnet import ResNetBackbone
 from zoo.layers.schedules import POSITIVE, Schedule
-from zoo.models.base import ObjectModel
+from zoo.models.base import ObjectModel, in_working_precision
 from zoo.scene import Scene
 
 Latents = dict[str, Tensor]
@@ -387,8 +388,8 @@ class GMAIR(ObjectModel):
         cells = box_ops.grid_cells(*grid, z_where.device)
         return box_ops.cell_offsets_to_boxes(offset, size, cells, (hp.cell_size,) * 2, (hp.anchor,) * 2)
 
-    def _convolving(self, image: Tensor) -> torch.autocast:
-        return torch.autocast(image.device.type, torch.bfloat16, enabled=self.hp.bf16)
+    def _convolving(self, image: Tensor) -> AbstractContextManager[Any]:
+        return torch.autocast(image.device.type, torch.bfloat16) if self.hp.bf16 else nullcontext()
 
     # generation: section 2.2
 
@@ -520,6 +521,7 @@ class GMAIR(ObjectModel):
         """Find, group and draw the objects of (B, C, H, W) images in [0, 1]; slots are the cells in raster order."""
         return self._scene(self.infer(image, None)[1], self.background(image))
 
+    @in_working_precision
     def detect(self, image: Tensor, min_presence: float = 0.0) -> dict[str, Tensor]:
         """Find and group objects, drawing nothing, which takes a fraction of the time.
 
@@ -576,6 +578,7 @@ class GMAIR(ObjectModel):
         )
 
     @torch.no_grad()
+    @in_working_precision
     def assemble(
         self,
         categories: Tensor,
@@ -620,7 +623,7 @@ class GMAIR(ObjectModel):
         for name, value in given.items():
             if value is not None and tuple(value.shape) != wanted[name]:
                 raise ValueError(f"{name} must be {wanted[name]}, got {tuple(value.shape)}")
-        category = F.one_hot(categories.long(), hp.num_categories).to(self.device, torch.float32)
+        category = F.one_hot(categories.long(), hp.num_categories).to(self.device, self.working_dtype)
         mean, std = self.what_prior(category)
         z_what = mean if styles is None else mean + std * styles.to(mean)
         objects = {
@@ -631,7 +634,7 @@ class GMAIR(ObjectModel):
             "z_what": z_what,
         }
         size = (shape[0], hp.channels, *image_size)
-        return self._scene(objects, self.background.draw(size, self.device, generator, background))
+        return self._scene(objects, self.background.draw(size, self.device, generator, background).to(mean))
 
     @torch.no_grad()
     def generate(
@@ -678,6 +681,7 @@ class GMAIR(ObjectModel):
         return self.assemble(categories, styles, boxes, image_size, presence, depth, background, generator)
 
     @torch.no_grad()
+    @in_working_precision
     def vary(
         self,
         image: Tensor,
@@ -701,13 +705,13 @@ class GMAIR(ObjectModel):
         if category is not None and not 0 <= category < self.hp.num_categories:
             raise ValueError(f"category must be from 0 to {self.hp.num_categories - 1}, got {category}")
         objects = dict(self.infer(image, None)[1])
-        average, _ = self.what_prior(F.one_hot(objects["category"].argmax(-1), self.hp.num_categories).float())
+        average, _ = self.what_prior(F.one_hot(objects["category"].argmax(-1), self.hp.num_categories).to(image.dtype))
         local = objects["z_what"] - average
         if category is not None:
             chosen = torch.full_like(objects["category"].argmax(-1), category)
-            objects["category"] = F.one_hot(chosen, self.hp.num_categories).float()
+            objects["category"] = F.one_hot(chosen, self.hp.num_categories).to(image.dtype)
         if restyle or category is not None:
-            nearest = F.one_hot(objects["category"].argmax(-1), self.hp.num_categories).float()
+            nearest = F.one_hot(objects["category"].argmax(-1), self.hp.num_categories).to(image.dtype)
             average, std = self.what_prior(nearest)
             if restyle:
                 local = std * torch.randn(local.shape, generator=generator).to(local)

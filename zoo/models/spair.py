@@ -26,6 +26,7 @@ is the default and the code's choice an option. Differences from the paper:
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -258,8 +259,8 @@ class SPAIR(ObjectModel):
         self.check_image(image)
         if min(image.shape[-2:]) < hp.cell_size:
             raise ValueError(f"images of {tuple(image.shape[-2:])} px are smaller than a cell of {hp.cell_size} px")
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=hp.bf16_backbone):
-            features = self.backbone(image.contiguous(memory_format=torch.channels_last)).float()
+        with torch.autocast(image.device.type, torch.bfloat16) if hp.bf16_backbone else nullcontext():
+            features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         rows, columns = features.shape[-2:]
         features = rearrange(features, "b f i j -> b (i j) f")
         cells = box_ops.grid_cells(rows, columns, image.device).expand(len(image), -1, -1)
@@ -433,27 +434,28 @@ class SPAIR(ObjectModel):
         Raises:
             ValueError: The backgrounds are of another shape.
         """
-        hp = self.hp
+        hp, dtype = self.hp, self.working_dtype
         B, (H, W) = num_images, image_size
         rows, columns = -(-H // hp.cell_size), -(-W // hp.cell_size)
         N = rows * columns
 
         def normal(dim: int, prior: tuple[float, float]) -> Tensor:
-            return (prior[0] + prior[1] * torch.randn(B, N, dim, generator=generator)).to(self.device)
+            return (prior[0] + prior[1] * torch.randn(B, N, dim, generator=generator)).to(self.device, dtype)
 
         z_where = torch.cat([normal(2, hp.position_prior), normal(2, hp.size_prior)], -1)
         offset, size = box_ops.where_to_cell_offsets(z_where, hp.center_bounds)
         cells = box_ops.grid_cells(rows, columns, self.device)
         odds = self.scheduled("count_prior_odds")
-        presence = sample_presence(B, N, odds, generator, count).to(self.device)[..., None]
+        presence = sample_presence(B, N, odds, generator, count).to(self.device, dtype)[..., None]
         latents = {
             "boxes": box_ops.cell_offsets_to_boxes(offset, size, cells, (hp.cell_size,) * 2, (hp.anchor,) * 2),
             "z_depth": normal(1, hp.depth_prior),
             "z_what": normal(hp.what_dim, hp.what_prior),
             "presence": presence,
-            "presence_logit": torch.where(presence > 0, torch.inf, -torch.inf),
+            "presence_logit": torch.where(presence > 0, torch.inf, -torch.inf).to(dtype),
         }
-        return self._scene(latents, self.background.draw((B, hp.channels, H, W), self.device, generator, background))
+        behind = self.background.draw((B, hp.channels, H, W), self.device, generator, background)
+        return self._scene(latents, behind.to(dtype))
 
 
 _LATENTS = (
