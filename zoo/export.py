@@ -1,7 +1,7 @@
 """A trained model as a program that runs without this package: `python -m zoo export --ckpt_path NAME --format onnx`.
 
-Both formats map images (B, C, H, W) in [0, 1], of the one size and number that they were exported for, to the tensors
-of a `Scene`, by their names.
+Both formats map images (B, C, H, W) in [0, 1], of the one size that they were exported for and in any number, to the
+tensors of a `Scene`, by their names.
 
 - `torch`: `torch.export.load("NAME.pt2").module()(image)` returns a dict; neither Lightning nor this package is needed.
 - `onnx`: `onnxruntime.InferenceSession("NAME.onnx").run(None, {"image": array})` returns arrays, in the order of the
@@ -29,7 +29,7 @@ from datamodules.converted import pair_of_sides
 from zoo import weights
 from zoo.arguments import VerbParser
 from zoo.files import to_json, write_whole
-from zoo.layers import renderer
+from zoo.layers import overlap, renderer
 from zoo.prediction import target_size
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}
+_TRACED = 3  # images, where any number will do; of 1 or 2 tracers conclude too much
 _TOLERANCE = 1e-3  # of outputs, which are presences, pixels of colour, and places in pixels
 
 
@@ -61,7 +62,7 @@ def export(
     format: Format = "torch",  # noqa: A002 - as every exporter has it
     *,
     image_size: int | Sequence[int] | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
 ) -> Path:
     """Write a model as a program; see the module.
 
@@ -70,7 +71,7 @@ def export(
         out: File to write, with the format's suffix or without any.
         format: `torch` or `onnx`.
         image_size: Side in pixels, or [height, width]; null: the model's, or what it was trained on.
-        batch_size: Images that the program takes at once.
+        batch_size: Images that the program takes at once; null: any number.
 
     Returns:
         The file's path.
@@ -80,7 +81,7 @@ def export(
         ExportError: The model does something that the format has no operation for, or a package is missing.
     """
     check("format", format, format in get_args(Format), f"one of {', '.join(get_args(Format))}")
-    check("batch_size", batch_size, batch_size >= 1, "at least 1")
+    check("batch_size", batch_size, batch_size is None or batch_size >= 1, "null or at least 1")
     path = Path(out)
     path = path if path.suffix == SUFFIXES[format] else path.with_name(path.name + SUFFIXES[format])
     trained_on = ((model.data_record or {}).get("init_args") or {}).get("image_size")
@@ -88,14 +89,16 @@ def export(
     if size is None:
         raise ValueError(f"{type(model).__name__} takes images of any size: say for which it is exported, image_size")
     generator = torch.Generator().manual_seed(0)
-    image, other = (torch.rand(batch_size, model.hp.channels, *size, generator=generator) for _ in range(2))
+    counts = [batch_size] * 2 if batch_size else [_TRACED, _TRACED + 2]
+    image, other = (torch.rand(count, model.hp.channels, *size, generator=generator) for count in counts)
+    dynamic = None if batch_size else ({0: torch.export.Dim("batch")},)
     model = model.cpu().eval()
     with torch.no_grad():
         expected = _Seer(model)(other)  # before tracing, too, as what layers keep for later is to be real tensors
     about = {**model.record(), "image_shape": [batch_size, model.hp.channels, *size]}
     try:
         with torch.no_grad(), _quiet(), _whole_windows():
-            program = torch.export.export(_Seer(model), (image,), strict=False)
+            program = torch.export.export(_Seer(model), (image,), dynamic_shapes=dynamic, strict=False)
             payload = (_to_torch if format == "torch" else _to_onnx)(program, about)
     except ModuleNotFoundError as error:
         raise ExportError(f"exporting to {format} needs the package {error.name}: pip install {error.name}") from error
@@ -116,7 +119,7 @@ def _to_torch(program: torch.export.ExportedProgram, about: dict[str, Any]) -> b
 
 
 def _to_onnx(program: torch.export.ExportedProgram, about: dict[str, Any]) -> bytes:
-    import onnx  # noqa: F401
+    import onnx
     import onnxscript  # noqa: F401
 
     names = [*program.call_spec.out_spec.context]
@@ -125,7 +128,14 @@ def _to_onnx(program: torch.export.ExportedProgram, about: dict[str, Any]) -> by
     converted.model.metadata_props["zoo"] = to_json(about)
     with tempfile.TemporaryDirectory() as folder:
         converted.save(Path(folder, "model.onnx"))
-        return Path(folder, "model.onnx").read_bytes()
+        model = onnx.load(Path(folder, "model.onnx"))
+    (image,) = model.graph.input
+    number = image.type.tensor_type.shape.dim[0].dim_param  # what the tracer called it
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if number and dim.dim_param == number:
+                dim.dim_param = "batch"
+    return model.SerializeToString()
 
 
 def _compare(expected: dict[str, Tensor], values: dict[str, Tensor]) -> None:
@@ -137,13 +147,24 @@ def _compare(expected: dict[str, Tensor], values: dict[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def _whole_windows() -> Iterator[None]:
-    """Draw in windows that are the whole image: the same function, but none whose size follows the boxes at hand."""
-    usual = renderer._Windows.__init__
-    renderer._Windows.__init__ = _of_whole_image  # type: ignore[method-assign]
-    try:
+    """Draw all images at once in windows that are the whole image: the same function, but none that follows boxes."""
+    with contextlib.ExitStack() as stack:
+        for owner, name, value in (
+            (renderer._Windows, "__init__", _of_whole_image),
+            *((module, "_chunks", _one_chunk) for module in (renderer, overlap)),
+            *((module, "_groups", _one_group) for module in (renderer, overlap)),
+        ):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
         yield
-    finally:
-        renderer._Windows.__init__ = usual  # type: ignore[method-assign]
+
+
+def _one_chunk(color: Tensor, image_size: tuple[int, int]) -> Iterator[slice]:
+    yield slice(None)
+
+
+def _one_group(boxes: Tensor, part: slice) -> Iterator[slice]:
+    yield part
 
 
 def _of_whole_image(
@@ -189,7 +210,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--image_size", type=int, nargs=2, metavar=("H", "W"), help="of images (what it was trained on)"
     )
-    parser.add_argument("--batch_size", type=int, default=1, help="images that the program takes at once (1)")
+    parser.add_argument("--batch_size", type=int, help="images that the program takes at once (any number)")
     options = parser.parse_args(sys.argv[2:] if args is None else args)
     try:
         model = weights.load(options.ckpt_path)

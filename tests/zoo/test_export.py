@@ -51,10 +51,12 @@ def test_a_torch_program_sees_what_the_model_sees_without_lightning(
     monkeypatch.chdir(tmp_path)
     model = zoo.load(name)
     images = images_for(model, 4)
-    assert export.export(model, "program", batch_size=4).name == "program.pt2"
+    assert export.export(model, "program").name == "program.pt2"
+    program = torch.export.load("program.pt2").module()
     with torch.no_grad():
         scene = model(images)  # the model still works, too
-    check(torch.export.load("program.pt2").module()(images), scene, 1e-4)
+        check(program(images), scene, 1e-4)
+        check(program(images[:1]), model(images[:1]), 1e-4)  # any number will do
     if name.startswith("spair"):
         torch.save(images, "images.pt")
         alone = subprocess.run([sys.executable, "-c", RUN_ALONE], capture_output=True, text=True, timeout=60)
@@ -62,21 +64,28 @@ def test_a_torch_program_sees_what_the_model_sees_without_lightning(
         check(torch.load("seen.pt"), scene, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["spair-multimnist", "air-multimnist"])
+SEGFORMER = "ast-seg-clevrtex-synthetic"
+
+
+@pytest.mark.parametrize(
+    "name", ["spair-multimnist", "air-multimnist", pytest.param(SEGFORMER, marks=pytest.mark.slow)]
+)
 def test_an_onnx_program_sees_what_the_model_sees(name: str, tmp_path: Path, capsys) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = zoo.load(name)
-    images = images_for(model, 3)
-    arguments = ["--ckpt_path", name, "--format=onnx", "--batch_size=3", "--out", str(tmp_path / "mine")]
+    images = images_for(model, 4)
+    arguments = ["--ckpt_path", name, "--format=onnx", "--out", str(tmp_path / "mine")]
     export.main(arguments)
     assert "mine.onnx, " in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["mine.onnx"]
     session = runtime.InferenceSession(tmp_path / "mine.onnx", providers=["CPUExecutionProvider"])
-    values = session.run(None, {"image": images.numpy()})
-    seen = {output.name: torch.from_numpy(np.array(v)) for output, v in zip(session.get_outputs(), values, strict=True)}
-    with torch.no_grad():
-        check(seen, model(images), 1e-3)
+    assert {value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())} == {"batch"}
+    for part in (images, images[:1]):  # any number will do
+        values = session.run(None, {"image": part.numpy()})
+        outputs = zip(session.get_outputs(), values, strict=True)
+        with torch.no_grad():
+            check({output.name: torch.from_numpy(np.array(value)) for output, value in outputs}, model(part), 1e-3)
     assert '"class": "' in session.get_modelmeta().custom_metadata_map["zoo"]
 
 
@@ -94,6 +103,14 @@ def test_drawing_in_whole_images_is_the_same_function() -> None:
 class Unexportable(SPAIR):
     def forward(self, image: Tensor) -> Scene:
         return super().forward(image * 0.5 if image.sum() > 1 else image)
+
+
+def test_a_program_for_one_number_of_images_takes_no_other(tmp_path: Path) -> None:
+    path = export.export(SPAIR(channels=1, backbone_channels=4), tmp_path / "two", image_size=24, batch_size=2)
+    program = torch.export.load(path).module()
+    assert program(torch.rand(2, 1, 24, 24))["boxes"].shape == (2, 4, 4)
+    with pytest.raises(Exception, match=r"(?i)shape|guard|size"):
+        program(torch.rand(3, 1, 24, 24))
 
 
 def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ class Segformer(nn.Module):
         """(B, C, H, W) to (B, D, H / 4, W / 4)."""
         return self.net(pixel_values=image).logits
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without the hooks of transformers, which it installs anew when it needs them."""
+        for module in self.modules():
+            vars(module).pop("_output_capturing_hooks_installed", None)
+            for key, hook in [*module._forward_hooks.items()]:
+                if getattr(hook, "__module__", "").startswith("transformers."):
+                    del module._forward_hooks[key]
+        return dict(vars(self))
+
 
 def _transformers() -> Any:
     """Imported by name when it is needed: large, and of no use to other models."""
@@ -142,7 +151,7 @@ class UNet(nn.Module):
         """(B, C, H, W), sides multiples of `multiple`, to (B, D, H / stride, W / stride)."""
         if self.position:
             y, x = (torch.linspace(-1, 1, n, device=image.device, dtype=image.dtype) for n in image.shape[-2:])
-            place = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(len(image), -1, -1, -1)
+            place = torch.stack(torch.meshgrid(y, x, indexing="ij")).expand(image.shape[0], -1, -1, -1)
             image = torch.cat([image, place], 1)
         maps = [self.first(image)]
         for block in self.down:

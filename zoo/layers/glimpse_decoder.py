@@ -65,7 +65,9 @@ class GlimpseDecoder(nn.Module):
     def forward(self, code: Tensor) -> Tensor:
         """(..., A) to logits (..., C, P, P)."""
         texels = self.expand(code).flatten(0, -2)[..., None, None].contiguous(memory_format=torch.channels_last)
-        patches = torch.cat([self._decode(part) for part in texels.split(self.group)])
+        # an exported program does not know how many there will be
+        parts = [texels] if torch.compiler.is_compiling() else texels.split(self.group)
+        patches = torch.cat([self._decode(part) for part in parts])
         return patches.unflatten(0, code.shape[:-1]).to(code.dtype)
 
     def _decode(self, texels: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def instance_mask(
     labels = torch.zeros(B, image_size[0] * image_size[1], dtype=torch.long, device=boxes.device)
     present = (presence >= 0.5) * torch.arange(1, N + 1, device=boxes.device)  # (B, N): label, or 0
     for part in _chunks(importance[:, :, None], image_size):
-        shares, most = [], boxes.new_zeros(len(labels[part]), labels.shape[1])
+        shares, most = [], boxes.new_zeros(labels[part].shape)
         for group in _groups(boxes, part):
             windows = _Windows(boxes[group], (P, Q), image_size, max_size)
             maps = torch.stack([importance[group], cover[group]], 3).float()

@@ -105,5 +105,5 @@ class _Block(nn.Module):
         self.norm = nn.Identity() if bare else nn.Sequential(nn.GroupNorm(max(1, width // 16), width), nn.CELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        position = self.position.to(x.dtype).expand(len(x), -1, -1, -1)
+        position = self.position.to(x.dtype).expand(x.shape[0], -1, -1, -1)
         return self.norm(self.convolution(torch.cat([x, position], 1)))

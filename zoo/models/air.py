@@ -194,7 +194,7 @@ class AIR(ObjectModel):
         """
         hp = self.hp
         self.check_image(image)
-        B = len(image)
+        B = image.shape[0]
         canvas = torch.zeros_like(image)
         latents = image.new_zeros(B, self.where_dim + hp.what_dim + 1)
         latents[:, -1] = 1
@@ -243,7 +243,7 @@ class AIR(ObjectModel):
 
     def draw_noise(self, image: Tensor) -> Latents:
         """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
-        B, N, device, dtype = len(image), self.hp.num_steps, image.device, image.dtype
+        B, N, device, dtype = image.shape[0], self.hp.num_steps, image.device, image.dtype
         return {
             "where": torch.randn(B, N, self.where_dim, device=device, dtype=dtype),
             "what": torch.randn(B, N, self.hp.what_dim, device=device, dtype=dtype),
@@ -337,7 +337,7 @@ class AIR(ObjectModel):
             ValueError: The images' size is another, or a count is given to a model that infers it.
         """
         if self.hp.known_count and count is None:
-            count = torch.full((len(image),), self.hp.num_steps, device=image.device)
+            count = torch.full((image.shape[0],), self.hp.num_steps, device=image.device)
         elif not self.hp.known_count and count is not None:
             raise ValueError("count is for models with known_count=true; this one infers it")
         return self._scene(self.infer(image, None, count))

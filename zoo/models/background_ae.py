@@ -97,7 +97,7 @@ class BackgroundAE(ObjectModel):
         threshold = hp.foreground_threshold / 255 * background.mean((1, 2, 3))
         foreground = 3 * excess > threshold[:, None, None]
         H, W = image.shape[-2:]
-        whole = image.new_tensor([0, 0, W, H]).expand(len(image), 1, 4)
+        whole = image.new_tensor([0, 0, W, H]).expand(image.shape[0], 1, 4)
         return Scene(
             reconstruction=background,
             boxes=trim_boxes(whole, foreground[:, None].to(image.dtype), 0.5),

@@ -248,7 +248,7 @@ class DiscreteAIR(ObjectModel):
         """
         hp = self.hp
         self.check_image(image)
-        B, D = len(image), len(self.where_prior)
+        B, D = image.shape[0], len(self.where_prior)
         canvas = torch.zeros_like(image)
         latents = image.new_zeros(B, hp.num_categories + hp.attribute_dim + D + 1)
         presence = belief = image.new_ones(B, 1)
@@ -318,7 +318,7 @@ class DiscreteAIR(ObjectModel):
 
     def draw_noise(self, image: Tensor) -> Latents:
         """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
-        hp, B, N = self.hp, len(image), self.hp.num_steps
+        hp, B, N = self.hp, image.shape[0], self.hp.num_steps
         like: dict[str, Any] = {"device": image.device, "dtype": image.dtype}
         return {
             "where": torch.randn(B, N, len(self.where_prior), **like),
@@ -363,7 +363,7 @@ class DiscreteAIR(ObjectModel):
         presence = q["presence"][..., 0]
 
         def per_image(divergence: Tensor) -> Tensor:
-            return (presence * divergence).sum() / len(image)  # what an absent object is like costs nothing
+            return (presence * divergence).sum() / image.shape[0]  # what an absent object is like costs nothing
 
         where = kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1))
         prior_logit = image.new_tensor(self.scheduled("count_prior_odds")).log()
@@ -371,11 +371,11 @@ class DiscreteAIR(ObjectModel):
         kl_presence = before * kl_bernoulli(q["presence_logit"][..., 0], prior_logit)
         uniform = torch.zeros_like(q["category_logits"])
         terms = {
-            "reconstruction": -normal_log_likelihood(image, q["canvas"], hp.likelihood_std).sum() / len(image),
+            "reconstruction": -normal_log_likelihood(image, q["canvas"], hp.likelihood_std).sum() / image.shape[0],
             "kl_scale": per_image(where[..., :2].sum(-1)),
             "kl_pose": per_image(where[..., 2:].sum(-1)),
             "kl_category": per_image(kl_categorical(q["category_logits"], uniform)),
-            "kl_presence": kl_presence.sum() / len(image),
+            "kl_presence": kl_presence.sum() / image.shape[0],
         }
         if hp.attribute_dim:
             terms["kl_attribute"] = per_image(kl_normal(q["attribute_mean"], q["attribute_std"], 0.0, 1.0).sum(-1))
@@ -384,13 +384,13 @@ class DiscreteAIR(ObjectModel):
             terms["aspect"] = per_image(0.5 * ((scale_y - scale_x) / hp.aspect_std).square())
         if self.training and self.scheduled("blur_weight"):
             blurred = F.avg_pool2d(image - q["canvas"], _BLUR, _BLUR // 2)
-            error = 0.5 * (blurred / hp.likelihood_std).square().sum() / len(image)
+            error = 0.5 * (blurred / hp.likelihood_std).square().sum() / image.shape[0]
             terms["blurred"] = (_BLUR // 2) ** 2 * error  # as many pixels as the image has
         if self.training and self.scheduled("balance_weight"):
             total = presence.sum()
             mean = (presence[..., None] * q["category_logits"].softmax(-1)).sum((0, 1)) / total.clamp_min(1e-6)
             log_mean = mean.clamp_min(1e-12).log()
-            terms["balance"] = total / len(image) * kl_categorical(log_mean, torch.zeros_like(log_mean))
+            terms["balance"] = total / image.shape[0] * kl_categorical(log_mean, torch.zeros_like(log_mean))
         return terms
 
     def _release(self) -> list[float]:

@@ -431,13 +431,13 @@ class GMAIR(ObjectModel):
         logit = cells["presence_logit"]
 
         def per_image(presence_logit: Tensor, divergence: Tensor) -> Tensor:
-            return (presence_logit.sigmoid() * divergence).sum() / len(image)  # equation 14: q(present) times it
+            return (presence_logit.sigmoid() * divergence).sum() / image.shape[0]  # equation 14: q(present) times it
 
         where_prior = logit.new_tensor([hp.position_prior] * 2 + [hp.size_prior] * 2).unbind(-1)
         uniform = torch.zeros_like(q["category_logits"])
         terms = {
-            "reconstruction": -log_likelihood.sum() / len(image),
-            "kl_presence": kl_bernoulli(logit, torch.full_like(logit, prior_logit)).sum() / len(image),
+            "reconstruction": -log_likelihood.sum() / image.shape[0],
+            "kl_presence": kl_bernoulli(logit, torch.full_like(logit, prior_logit)).sum() / image.shape[0],
             "kl_where": per_image(logit, kl_normal(cells["where_mean"], cells["where_std"], *where_prior)),
             "kl_depth": per_image(logit, kl_normal(cells["depth_mean"], cells["depth_std"], *hp.depth_prior)),
             "kl_category": per_image(q["presence_logit"], kl_categorical(q["category_logits"], uniform)[..., None]),
@@ -448,7 +448,7 @@ class GMAIR(ObjectModel):
             H, W = image.shape[-2:]
             drawn_twice = overlap(color, opacity, q["boxes"], (H, W), (hp.anchor,) * 2, hp.color_edge)
             pixels = H * W if hp.overlap_reduction == "mean" else 1
-            terms["overlap"] = drawn_twice.sum() / (pixels * len(image))
+            terms["overlap"] = drawn_twice.sum() / (pixels * image.shape[0])
         if self.training and self.scheduled("consistency_weight"):
             terms |= self._agreement(q, color, alpha, mean, self.background(image))
         return terms

@@ -263,7 +263,7 @@ class SPAIR(ObjectModel):
             features = self.backbone(image.contiguous(memory_format=torch.channels_last))
         rows, columns = features.shape[-2:]
         features = rearrange(features, "b f i j -> b (i j) f")
-        cells = box_ops.grid_cells(rows, columns, image.device).expand(len(image), -1, -1)
+        cells = box_ops.grid_cells(rows, columns, image.device).expand(image.shape[0], -1, -1)
         wheels = self.training and self._on_wheels
 
         def lateral(name: str, seen: list[Tensor], split: list[int]) -> tuple[Tensor, ...]:
@@ -366,15 +366,15 @@ class SPAIR(ObjectModel):
         prior_logits = presence_history_logits(table, presence[..., 0])
 
         def per_image(divergence: Tensor) -> Tensor:
-            return (presence * divergence).sum() / len(image)  # what an absent object is like costs nothing
+            return (presence * divergence).sum() / image.shape[0]  # what an absent object is like costs nothing
 
         return {
-            "reconstruction": -log_likelihood.sum() / len(image),
+            "reconstruction": -log_likelihood.sum() / image.shape[0],
             "kl_position": per_image(kl_normal(position_mean, position_std, *hp.position_prior)),
             "kl_size": per_image(kl_normal(size_mean, size_std, *hp.size_prior)),
             "kl_depth": per_image(kl_normal(q["depth_mean"], q["depth_std"], *hp.depth_prior)),
             "kl_what": per_image(kl_normal(q["what_mean"], q["what_std"], *hp.what_prior)),
-            "kl_presence": kl_bernoulli(q["presence_logit"][..., 0], prior_logits).sum() / len(image),
+            "kl_presence": kl_bernoulli(q["presence_logit"][..., 0], prior_logits).sum() / image.shape[0],
         }
 
     # use

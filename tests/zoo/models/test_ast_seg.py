@@ -1,5 +1,7 @@
 import copy
+import io
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -372,6 +374,21 @@ def test_freezing_nothing_is_refused_before_training(tmp_path, uci_data) -> None
     model = ASTSeg(**{**SMALL, "frozen_steps": 4})
     with pytest.raises(CheckpointError, match=r"frozen_steps=4 needs a trained background.*configs/background.yaml"):
         trainer(tmp_path, max_steps=1).fit(model, uci_data(image_size=64))
+
+
+def test_a_segformer_that_has_seen_images_can_be_pickled_and_copied() -> None:
+    pytest.importorskip("transformers")
+    settings = {**SMALL, "backbone": "segformer", "segformer": "nvidia/mit-b0", "pretrained": False}
+    model, image = ASTSeg(**settings).eval(), torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        scene = model(image)
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(buffer, weights_only=False)]
+        for other in (*copies, model):  # which still works
+            assert torch.equal(other(image).reconstruction, scene.reconstruction)
+            assert torch.equal(other(image).boxes, scene.boxes)
 
 
 def test_pretrained_weights_that_cannot_be_had_are_explained(tmp_path) -> None:
