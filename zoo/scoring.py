@@ -226,7 +226,7 @@ def _voc(num_images: int, found: Sequence[Found], true: Sequence[Found]) -> dict
     for part, annotations in enumerate((found, true)):
         for own in annotations:
             pairs[own["image_id"] - 1][part].append(own)
-    detection = SceneMetrics().detection
+    detection = SceneMetrics().detection.voc
     for seen, there in pairs:
         scores = torch.tensor([[own["score"] for own in seen]])
         valid = torch.ones(1, len(there), dtype=torch.bool)
