@@ -23,7 +23,7 @@ import torch
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
-from datamodules.coco import Annotated, Report, read_coco
+from datamodules.coco import Annotated, Entry, Report, read_coco
 from datamodules.coco_values import AnnotationError, Boxes, flag, identifier, outline_of, record
 from datamodules.named_files import match_files
 from metrics.clustering import NO_LABEL, cluster_label_pairs, match_clusters
@@ -125,7 +125,7 @@ def read_truth(file: str | Path, root: Path, files: Sequence[Path], *, skip_bad:
     for seen, image in known.items():
         images[seen] = entries[image.name] | dict(zip(("height", "width"), image.size, strict=True))
         objects[seen] = [_true(own, image.size, categories[own.category]["id"]) for own in image.objects]
-    for seen, crowd in _crowds(content["annotations"], images):
+    for seen, crowd in _crowds(path, content["annotations"], images):
         if crowd.category in categories:
             own = _true(crowd, known[seen].size, categories[crowd.category]["id"])
             objects[seen].append(own | {"iscrowd": 1})
@@ -137,15 +137,16 @@ def _has_name(own: Any) -> bool:
     return isinstance(own, dict) and isinstance(own.get("file_name"), str)
 
 
-def _crowds(annotations: Sequence[Any], images: Mapping[Path, Found]) -> Iterator[tuple[Path, Annotated]]:
+def _crowds(file: Path, annotations: Sequence[Any], images: Mapping[Path, Found]) -> Iterator[tuple[Path, Annotated]]:
     """The crowds, which the reader leaves out: COCO's rules excuse what is found in them."""
     by_id = {identifier(entry, "id"): path for path, entry in images.items()}
-    for own in annotations:
+    for i, own in enumerate(annotations):
         with contextlib.suppress(AnnotationError):  # a fault that was left out
             if flag(record(own), "iscrowd") and (path := by_id.get(identifier(own, "image_id"))) is not None:
                 size = images[path]["height"], images[path]["width"]
                 box, _ = Boxes().read(own, size)
-                yield path, Annotated("", box, identifier(own, "category_id"), outline_of(own, size, box))
+                where = Entry.of(file, "annotation", i, own)
+                yield path, Annotated(where, box, identifier(own, "category_id"), outline_of(own, size, box))
 
 
 def _true(own: Annotated, size: tuple[int, int], category: Any) -> Found:
@@ -226,7 +227,7 @@ def _voc(num_images: int, found: Sequence[Found], true: Sequence[Found]) -> dict
     for part, annotations in enumerate((found, true)):
         for own in annotations:
             pairs[own["image_id"] - 1][part].append(own)
-    detection = SceneMetrics().detection
+    detection = SceneMetrics().detection.voc
     for seen, there in pairs:
         scores = torch.tensor([[own["score"] for own in seen]])
         valid = torch.ones(1, len(there), dtype=torch.bool)
