@@ -215,6 +215,16 @@ class SceneDataModule(LightningDataModule, ABC):
     def max_objects(self) -> int:
         """N of the batch: the most objects in a scene."""
 
+    @property
+    def looks(self) -> str | None:
+        """What images of one's own are like as they are; null where the data set is known by its name."""
+        return None
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether it is known what objects are in the images, and where."""
+        return True
+
     @abstractmethod
     def make_dataset(self, split: Split) -> SceneDataset:
         """The scenes of a split; downloads or generates what is not on disk yet."""
