@@ -1,7 +1,7 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,11 @@ class ObjectModel(LightningModule):
         return predict(self, images, batch_size=batch_size, image_size=image_size, fit=fit, progress=progress)
 
     # hyperparameters
+
+    @classmethod
+    def image_limits(cls, init_args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Values that `channels` and `image_size` are limited to beyond what data may have, where they are."""
+        return {}
 
     @property
     def hp(self) -> Any:
