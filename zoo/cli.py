@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from datamodules import SceneDataModule
 from datamodules.cache import is_writable
 from zoo import parser as arguments
-from zoo import registry, weights
+from zoo import agreement, registry, weights
 from zoo.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
@@ -200,8 +200,22 @@ class ZooCLI(LightningCLI):
         runs = self.config[self.config.subcommand].runs
         if not is_writable(Path(runs)):
             raise UsageError(f"--runs {runs}: no folder can be made there")
+        self._agree(argv)
         if self.checkpoint is not None:
             self._report_differences()
+
+    def _agree(self, argv: list[str]) -> None:
+        """Settle what model and data have in common; refuse what does not go together before anything is built."""
+        config = self.config[self.config.subcommand]
+        try:
+            fixed = None if self.checkpoint is None else self.record["init_args"]
+            lines = agreement.agree(config, agreement.said_by(argv, fixed))
+            if self.config.subcommand == "fit":
+                lines += agreement.agree_on_monitor(config)
+        except ValueError as error:
+            sys.exit(f"zoo: {error}")
+        for line in lines:
+            rank_zero_info(line)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters overrule the user's; they are defaults already."""
