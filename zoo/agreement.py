@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from datamodules import SceneDataModule
 from zoo import registry
-from zoo.evaluation import METRIC_NAMES
+
+if TYPE_CHECKING:
+    from datamodules import SceneDataModule
 
 CHANNELS, IMAGE_SIZE = KEYS = ("channels", "image_size")
 _PARTS = ("model", "data")
@@ -154,11 +155,22 @@ def agree(config: Any, said: Said) -> list[str]:
 
 def agree_on_monitor(config: Any) -> list[str]:
     """Where no objects are known, choose checkpoints by the loss instead of what is measured against them."""
+    from zoo.evaluation import METRIC_NAMES  # takes its time
+
     name = str(config.checkpoint.monitor).removeprefix("val/")
     if name not in METRIC_NAMES or name in _OF_IMAGES or _Part("data", config.data, {}).build().has_objects:
         return []
     config.checkpoint.monitor, config.checkpoint.mode = "val/loss", "min"
     return [f"without annotations there is no val/{name}: the best checkpoint is the one of the least val/loss"]
+
+
+def find_class(path: str) -> Any:
+    """The class that a dot import path means, or a name of the zoo's or a plugin's."""
+    entries = {**registry.models(), **registry.datamodules()}
+    if path in entries:
+        return entries[path].load()
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 class _Part:
@@ -167,7 +179,7 @@ class _Part:
     def __init__(self, part: str, config: Any, said: Mapping[str, Any]) -> None:
         self.part, self.path, self.args, self.said = part, config.class_path, config.get("init_args") or {}, said
         self.name = self.path.split(".")[-1]
-        self.type: Any = _find(self.path)
+        self.type: Any = find_class(self.path)
         self._built: tuple[dict[str, Any], SceneDataModule] | None = None
 
     def default(self, key: str) -> Any:
@@ -177,20 +189,11 @@ class _Part:
     def key(self, key: str) -> str:
         return f"{self.part}.init_args.{key}"
 
-    def build(self) -> SceneDataModule:
+    def build(self) -> "SceneDataModule":
         args = dict(self.args)
         if self._built is None or self._built[0] != args:
             self._built = args, self.type(**args)
         return self._built[1]
-
-
-def _find(path: str) -> Any:
-    """The class that a dot import path means, or a name of the zoo's or a plugin's."""
-    entries = {**registry.models(), **registry.datamodules()}
-    if path in entries:
-        return entries[path].load()
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def _settle(key: str, model: "_Part", data: "_Part", limits: Sequence[int] | None) -> list[str]:
@@ -236,7 +239,7 @@ def _propose(model: "_Part", data: "_Part", replaced: Mapping[str, Any] | None) 
         return []  # the data follow
     if replaced is not None and replaced.get("class"):
         try:
-            own = _find(replaced["class"])(**replaced["init_args"])
+            own = find_class(replaced["class"])(**replaced["init_args"])
             size, why = own.image_shape[1:], f"that of the configuration's {replaced['class']}"
         except Exception:  # it is not what is going to be used
             size = None
