@@ -24,8 +24,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from datamodules import SceneDataModule
 from datamodules.cache import is_writable
-from zoo import parser as arguments
 from zoo import agreement, curriculum, registry, weights
+from zoo import parser as arguments
 from zoo.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
@@ -217,13 +217,10 @@ class ZooCLI(LightningCLI):
     def _agree(self, argv: list[str], again: bool = False) -> None:
         """Settle what model and data have in common; refuse what does not go together before anything is built."""
         config = self.config[self.config.subcommand]
-        try:
-            fixed = None if self.checkpoint is None else self.record["init_args"]
-            lines = agreement.agree(config, agreement.said_by(argv, fixed))
-            if self.config.subcommand == "fit":
-                lines += agreement.agree_on_monitor(config)
-        except ValueError as error:
-            sys.exit(f"zoo: {error}")
+        fixed = None if self.checkpoint is None else self.record["init_args"]
+        lines = agreement.agree(config, agreement.said_by(argv, fixed))
+        if self.config.subcommand == "fit":
+            lines += agreement.agree_on_monitor(config)
         for line in () if again else lines:
             rank_zero_info(line)
 
@@ -242,8 +239,6 @@ class ZooCLI(LightningCLI):
             sys.exit()
         except subprocess.CalledProcessError as error:
             sys.exit(f"zoo: phase 1 ended with {error.returncode}: {' '.join(map(str, error.cmd))}")
-        except ValueError as error:
-            sys.exit(f"zoo: {brief(str(error))}")
         if more:
             argv, self.checkpoint = self._with_checkpoint(parser, [*argv, *more])
             self.config = parser.parse_args(argv)

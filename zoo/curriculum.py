@@ -23,8 +23,8 @@ import torch
 import yaml
 
 from zoo import configurations, registry, weights
-from zoo.arguments import VerbParser
 from zoo.agreement import content_of, find_class
+from zoo.arguments import VerbParser
 
 SIMPLE_STEPS, SIMPLE_STEPS_TO_CHOOSE, MOST_CHANGE = 2500, 2000, 0.24  # of AE-NE's program
 _IMAGES_TO_CHOOSE = 480
