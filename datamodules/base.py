@@ -8,6 +8,7 @@ import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -63,6 +64,18 @@ def processes() -> tuple[int, int]:
     return 0, 1
 
 
+def largest_batch(samples: int) -> int:
+    """Of how many samples each process can have a whole batch.
+
+    Raises:
+        ValueError: There are fewer samples than processes.
+    """
+    _, world_size = processes()
+    if samples < world_size:
+        raise ValueError(f"{samples} training scenes for {world_size} processes: every process needs at least one")
+    return samples // world_size
+
+
 class TrainSampler(DistributedSampler[int]):
     """Training order as a pure function of (seed, epoch, position).
 
@@ -95,7 +108,7 @@ class TrainSampler(DistributedSampler[int]):
         if self.num_samples == 0:
             raise ValueError(
                 f"batch_size={batch_size}: {self.samples} training scenes do not fill one batch in each of "
-                f"{world_size} process(es); must be at most {self.samples // world_size}"
+                f"{world_size} process(es); must be at most {largest_batch(self.samples)}"
             )
 
     def __len__(self) -> int:
@@ -154,7 +167,7 @@ class SceneDataModule(LightningDataModule, ABC):
     """Loaders for the three splits of a data set of scenes, and what a model may know of the data beforehand.
 
     Args:
-        batch_size: Training scenes in a batch of one process.
+        batch_size: Training scenes in a batch of one process, or as many as there are.
         eval_batch_size: The same in evaluation; null: `batch_size`.
         num_workers: Processes that load batches; 0 loads in the main process, which is fastest for data in memory.
         seed: Of the training order.
@@ -202,6 +215,16 @@ class SceneDataModule(LightningDataModule, ABC):
     def max_objects(self) -> int:
         """N of the batch: the most objects in a scene."""
 
+    @property
+    def looks(self) -> str | None:
+        """What images of one's own are like as they are; null where the data set is known by its name."""
+        return None
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether it is known what objects are in the images, and where."""
+        return True
+
     @abstractmethod
     def make_dataset(self, split: Split) -> SceneDataset:
         """The scenes of a split; downloads or generates what is not on disk yet."""
@@ -224,12 +247,18 @@ class SceneDataModule(LightningDataModule, ABC):
                 self.datasets[split] = self.make_dataset(split)
 
     def train_dataloader(self) -> TrainLoader:
-        """Shuffled; the last batch is dropped if it is not full."""
+        """Shuffled; the last batch is dropped if it is not full.
+
+        Where there are too few scenes for a batch, it is as large as they allow, with a warning.
+        """
         dataset = self._dataset("train")
-        sampler = TrainSampler(dataset, self.batch_size, self.seed)
-        return TrainLoader(
-            _Batches(dataset), batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loading()
-        )
+        batch_size = min(self.batch_size, largest_batch(len(dataset)))
+        if batch_size < self.batch_size:
+            rank_zero_warn(
+                f"batch_size={self.batch_size}: there are {len(dataset)} training scenes, so batches have {batch_size}"
+            )
+        sampler = TrainSampler(dataset, batch_size, self.seed)
+        return TrainLoader(_Batches(dataset), batch_size=batch_size, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """In order, every scene once."""

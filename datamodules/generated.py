@@ -329,7 +329,7 @@ def paint(
         rows = np.flatnonzero(present[:, slot])
         start = rows * (H * W) + corners[rows, slot, 1] * W + corners[rows, slot, 0]
         pixels = start[:, None] + within
-        alpha = tiles[rows, slot].reshape(len(rows), -1)
+        alpha = tiles[rows, slot].reshape(len(rows), side * side)  # -1 would not do for no rows
         over, under = alpha.astype(np.uint16), 255 - alpha.astype(np.uint16)
         for channel in range(channels):
             # 255 * 255 fits in 16 bits; floor, as SPAIR's conversion to uint8

@@ -4,6 +4,7 @@ Images are resized once and kept in the cache as 8-bit arrays; a file that was a
 anew. Training looks at images alone; boxes and masks are for the metrics.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -36,11 +37,13 @@ from datamodules.images import (
     turn_boxes,
     turn_mask,
 )
+from datamodules.look import has_colour, look
 from datamodules.mask_files import VoidWatch, read_ids
 from datamodules.named_files import match_files
 from datamodules.split_folders import deal, split_folders
 
 VERSION = 2  # of the conversion: raise it whenever the same files give other arrays
+SIDE = 128  # of images in pixels, where nothing is said of it
 
 
 class ImageFolder(ConvertedScenes):
@@ -79,9 +82,10 @@ class ImageFolderDataModule(SceneDataModule):
             be numbers of 8 or 16 bits, a palette's, or colours. Boxes are tight around them.
         void_ids: Ids in masks that are no objects but background, as 255 is in VOC's; a colour's is 65536 red + 256
             green + blue. Null: none, with a warning where an id looks so.
-        image_size: Side in pixels that images are resized to, or [height, width].
+        image_size: Side in pixels that images are resized to, or [height, width]; null: 128, or, on the command line,
+            what goes with the model.
         fit: How: `stretch` ignores proportions, `pad` keeps them, with black at two sides.
-        channels: 1 or 3; grey images are repeated, colours become their luma.
+        channels: 1 or 3; grey images are repeated, colours become their luma; null: 3 where any image is in colour.
         max_objects: The most objects in an image, at most 255.
         shares: Of images for training, validation and testing where they are dealt, which is by a hash of their names.
         skip_bad: Leave out annotations that contradict themselves, and images that cannot be read or that annotations
@@ -107,9 +111,9 @@ class ImageFolderDataModule(SceneDataModule):
         annotations: str | Sequence[str] | None = None,
         masks: str | None = None,
         void_ids: Sequence[int] | None = None,
-        image_size: int | Sequence[int] = 128,
+        image_size: int | Sequence[int] | None = None,
         fit: Fit = "stretch",
-        channels: int = 3,
+        channels: int | None = None,
         max_objects: int = 20,
         shares: Sequence[float] = (0.8, 0.1, 0.1),
         skip_bad: bool = False,
@@ -122,9 +126,9 @@ class ImageFolderDataModule(SceneDataModule):
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
         self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
         self.root = Path(folder).expanduser()
-        self.size = pair_of_sides(image_size)
+        self.size = pair_of_sides(SIDE if image_size is None else image_size)
         place_image((1, 1), self.size, fit)
-        check("channels", channels, channels in (1, 3), "1 or 3")
+        check("channels", channels, channels in (None, 1, 3), "1 or 3, or null")
         check("max_objects", max_objects, 1 <= max_objects <= 255, "from 1 to 255")
         good = len(shares) == 3 and all(share > 0 for share in shares)
         check("shares", shares, good, "three numbers above 0, for training, validation and testing")
@@ -141,12 +145,32 @@ class ImageFolderDataModule(SceneDataModule):
         hp = self.hparams
         own = "".join(c if c.isalnum() or c in "-_" else "_" for c in self.root.resolve().name)
         parts = [own, size_name(self.size)] + [hp["fit"]] * (hp["fit"] != "stretch")
-        return "-".join(parts + [f"c{hp['channels']}"] * (hp["channels"] != 3))
+        return "-".join(parts + [f"c{self.channels}"] * (self.channels != 3))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of all images."""
-        return (self.hparams["channels"], *self.size)
+        return (self.channels, *self.size)
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """As given, or else what the images have."""
+        given = self.hparams["channels"]
+        return given or (3 if has_colour(self._all_files()) else 1)
+
+    @property
+    def looks(self) -> str | None:
+        """Such as `30 images of 640x480, colour`; null where no image can be opened."""
+        seen = look(self._all_files())
+        return None if seen is None else str(seen)
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there are annotations or masks."""
+        return self.hparams["annotations"] is not None or self.hparams["masks"] is not None
+
+    def _all_files(self) -> list[Path]:
+        return [path for split in SPLITS for path in self.split_files(split)]
 
     @property
     def num_classes(self) -> int:
@@ -249,7 +273,7 @@ class ImageFolderDataModule(SceneDataModule):
     ) -> dict[str, Array]:
         hp, most = self.hparams, self.hparams["max_objects"]
         try:
-            image, place = fit_image(to_channels(read_image(path), hp["channels"]), self.size, hp["fit"])
+            image, place = fit_image(to_channels(read_image(path), self.channels), self.size, hp["fit"])
         except ImageError as error:
             raise AnnotationError("image", "cannot be read", str(error.__cause__ or error)) from error
         pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()

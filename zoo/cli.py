@@ -4,9 +4,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -23,8 +24,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from datamodules import SceneDataModule
 from datamodules.cache import is_writable
+from zoo import agreement, curriculum, registry, weights
 from zoo import parser as arguments
-from zoo import registry, weights
 from zoo.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
@@ -172,6 +173,13 @@ class ZooCLI(LightningCLI):
         parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
         )
+        parser.add_argument(
+            "--background_config",
+            type=str | None,
+            default=None,
+            help="Configuration that trains the background of a model that needs one first: beside the file that says "
+            "so, or from here.",
+        )
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -200,8 +208,41 @@ class ZooCLI(LightningCLI):
         runs = self.config[self.config.subcommand].runs
         if not is_writable(Path(runs)):
             raise UsageError(f"--runs {runs}: no folder can be made there")
+        self._agree(argv)
+        if self.checkpoint is None and self.config.subcommand == "fit":
+            self._begin(parser, argv)
         if self.checkpoint is not None:
             self._report_differences()
+
+    def _agree(self, argv: list[str], again: bool = False) -> None:
+        """Settle what model and data have in common; refuse what does not go together before anything is built."""
+        config = self.config[self.config.subcommand]
+        fixed = None if self.checkpoint is None else self.record["init_args"]
+        lines = agreement.agree(config, agreement.said_by(argv, fixed))
+        if self.config.subcommand == "fit":
+            lines += agreement.agree_on_monitor(config)
+        for line in () if again else lines:
+            rank_zero_info(line)
+
+    def _begin(self, parser: LightningArgumentParser, argv: list[str]) -> None:
+        """Train the background that a model needs, if the configuration says how."""
+
+        def parse(argv: Sequence[str]) -> dict[str, Any]:
+            config = parser.parse_args([*argv]).fit
+            agreement.agree(config, agreement.said_by(argv))
+            return yaml.safe_load(self._parser("fit").dump(config, skip_none=False, format="yaml"))
+
+        try:
+            more = curriculum.begin(argv, self.config.fit, parse)
+        except curriculum.Done as done:
+            print(f"zoo: {done}")
+            sys.exit()
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"zoo: phase 1 ended with {error.returncode}: {' '.join(map(str, error.cmd))}")
+        if more:
+            argv, self.checkpoint = self._with_checkpoint(parser, [*argv, *more])
+            self.config = parser.parse_args(argv)
+            self._agree(argv, again=True)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters overrule the user's; they are defaults already."""
@@ -296,6 +337,7 @@ class ZooCLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         own = config.trainer
+        self._check_start()
         if config.get("out"):
             kwargs.setdefault("logger", False)
         elif own.logger in (None, True) and not own.fast_dev_run and not own.barebones:
@@ -324,6 +366,14 @@ class ZooCLI(LightningCLI):
         defaults = [each for each in self.trainer_defaults["callbacks"] if not isinstance(each, unwanted)]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": defaults}
         return super()._instantiate_trainer(config, kept)
+
+    def _check_start(self) -> None:
+        """Refuse what would be refused later, before data are made and a run has a folder."""
+        _ = self.datamodule.name  # which data that are not there may not have
+        for shape in (self.datamodule.train_image_shape, self.datamodule.image_shape):
+            self.model.check_image(torch.zeros(1, *shape))
+        if self.subcommand == "fit" and self.checkpoint is None and hasattr(self.model, "load_pretrained"):
+            self.model.load_pretrained()
 
     def _loggers(self, config: Any) -> Iterator[Logger]:
         name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"

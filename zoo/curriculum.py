@@ -1,17 +1,20 @@
 """AST-Seg's curriculum in one command: the background alone, then objects before it, then both (section 4.2.2).
 
-    python -m zoo.curriculum --background configs/background.yaml --config configs/ast_seg.yaml
+    python -m zoo fit --config configs/ast_seg.yaml
 
-Phase 1 is a run of BackgroundAE, RUN_NAME_background; phases 2 and 3 are one of ASTSeg, RUN_NAME, whose `frozen_steps`
-parts them. Each is a `python -m zoo fit` of its own. Started again after an interruption, with the same arguments, it
-goes on where it was: what is done is not done again.
+The configuration's `background_config` names the one of phase 1, a run of BackgroundAE; phases 2 and 3 are one of
+ASTSeg, whose `frozen_steps` parts them. Started again after an interruption, with the same arguments, it goes on where
+it was: what is done is not done again. Two configurations that know nothing of each other are run by
+
+    python -m zoo.curriculum --background configs/background.yaml --config configs/ast_seg.yaml
 """
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import torch
 import yaml
 
 from zoo import configurations, registry, weights
+from zoo.agreement import content_of, find_class
 from zoo.arguments import VerbParser
 
 SIMPLE_STEPS, SIMPLE_STEPS_TO_CHOOSE, MOST_CHANGE = 2500, 2000, 0.24  # of AE-NE's program
@@ -83,6 +87,170 @@ def main(args: Sequence[str] | None = None) -> Path:
 _SHARED = ("--seed_everything", "--wandb", "--wandb_project", "--test_after_fit")
 
 
+# as a part of `fit`
+
+
+class Done(Exception):  # noqa: N818 (nothing is wrong)
+    """There is nothing left to do."""
+
+
+def begin(argv: Sequence[str], config: Any, parse: Callable[[Sequence[str]], dict[str, Any]]) -> list[str]:
+    """Train the background that a configuration needs, or find the one that was trained for it.
+
+    Args:
+        argv: Of `fit`, with the verb.
+        config: What the parser made of it.
+        parse: Makes of arguments what a run's config.yaml says.
+
+    Returns:
+        Arguments to go on with: the background, and a checkpoint of phase 2 or 3 if this very training broke off;
+        none if no background is needed.
+
+    Raises:
+        CheckpointError: A background is needed, but nothing says how to train it; or something cannot be had.
+        ConfigurationError: The configuration of phase 1 is not there.
+        ValueError: The model does not work with its parameters.
+        Done: All phases are.
+    """
+    own = config.model.get("init_args") or {}
+    if own.get("background", "") is not None or not own.get("frozen_steps"):
+        return []
+    if config.background_config is None:
+        raise weights.CheckpointError(
+            f"frozen_steps={own['frozen_steps']} needs a trained background: set model.init_args.background to a "
+            "checkpoint of BackgroundAE, background_config to the configuration that trains one "
+            "(configs/background.yaml), or frozen_steps to 0"
+        )
+    if config.trainer.fast_dev_run:
+        raise weights.CheckpointError(
+            "trainer.fast_dev_run keeps no checkpoint, so that phase 1 would leave no background; "
+            "--trainer.max_steps 2 tries all phases"
+        )
+    first = _first_phase(argv, config)
+    wanted = parse(first)
+    # what phases 2 and 3 would be refused for is refused before phase 1: data that are not there may have no name
+    _ = find_class(config.data.class_path)(**dict(config.data.get("init_args") or {})).name
+    find_class(config.model.class_path)(**{**own, "frozen_steps": 0}).load_pretrained()
+    background = _finish(Path(config.runs), _runs_of(wanted), first, wanted)
+    trained = weights.read_record(background)["init_args"]
+    form = {f"background_{key}": trained[key] for key in ("form", "code_dim", "width")}
+    more = [f"--model.init_args.background={background}"]
+    more += [f"--model.init_args.{key}={value}" for key, value in form.items() if own[key] != value]
+    wanted = parse([*argv, *more])
+    for version in _like(Path(config.runs), _runs_of(wanted), wanted):
+        last = _readable(version)
+        if last is None:
+            continue
+        steps = weights.read_record(last)["step"]
+        if steps >= wanted["trainer"]["max_steps"] > 0 and _tested(version, wanted):
+            raise Done(f"phases 2 and 3 are done, {steps} steps: {version}; another --run_name trains them anew")
+        print(f"phases 2 and 3 go on after {steps} steps: {last}", flush=True)
+        return [*more, f"--ckpt_path={last}"]
+    print("phases 2 and 3: objects before the background, then both", flush=True)
+    return more
+
+
+_OF_OBJECTS = ("model", "checkpoint", "background_config", "run_name", "ckpt_path", "pictures")  # not of phase 1
+
+
+def _first_phase(argv: Sequence[str], config: Any) -> list[str]:
+    """Arguments of phase 1: those of all phases but what is said of the objects' model."""
+    first = ["fit", f"--config={_background_config(argv, config.background_config)}"]
+    for option, values in _grouped(argv[1:]):
+        name, _, inline = option.partition("=")
+        if name in ("--config", "-c"):
+            file = inline or " ".join(values)
+            content = content_of(file)
+            if "model" not in content:  # an overlay
+                kept = {key: value for key, value in content.items() if key not in _OF_OBJECTS}
+                first.append(f"--config={file if kept == content else json.dumps(kept)}")
+        elif name.removeprefix("--").partition(".")[0] not in _OF_OBJECTS:
+            first += [option, *values]
+    first += [f"--{key}={config[key]}" for key in ("runs", "wandb", "seed_everything")]
+    return first + ([f"--run_name={config.run_name}_background"] if config.run_name else [])
+
+
+def _grouped(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Options with the values that follow them."""
+    groups: list[tuple[str, list[str]]] = []
+    for arg in argv:
+        if arg.startswith("--") or arg == "-c":
+            groups.append((arg, []))
+        elif groups:
+            groups[-1][1].append(arg)
+    return iter(groups)
+
+
+def _background_config(argv: Sequence[str], named: str) -> Path:
+    """The configuration of phase 1: beside the one that names it, or as `configurations.find` has it."""
+    beside = []
+    for option, values in _grouped(argv):
+        name, _, inline = option.partition("=")
+        file = inline or " ".join(values)
+        if name in ("--config", "-c") and content_of(file).get("background_config") == named:
+            beside.append(Path(file).parent / named)
+    try:
+        return next(filter(Path.is_file, reversed(beside)), None) or configurations.find(named)
+    except configurations.ConfigurationError as error:
+        raise configurations.ConfigurationError(f"background_config: {error}") from None
+
+
+def _finish(runs: Path, name: str, argv: Sequence[str], wanted: Mapping[str, Any]) -> Path:
+    """Train phase 1 to its end, unless that has been done; returns its last checkpoint."""
+    most = wanted["trainer"]["max_steps"]
+    if most < 1:
+        raise weights.CheckpointError(f"{argv[1].partition('=')[2]} sets no trainer.max_steps: when is phase 1 done?")
+    last = next(filter(None, map(_readable, _like(runs, name, wanted))), None)
+    steps = weights.read_record(last)["step"] if last is not None else 0
+    if last is None or steps < most:
+        command = [sys.executable, "-m", "zoo", *argv, *([f"--ckpt_path={last}"] if last is not None else [])]
+        print(f"phase 1 of 3, the background alone, {steps} of {most} steps are done: {' '.join(command)}", flush=True)
+        _run(command)
+        last = next(filter(None, map(_readable, _like(runs, name, wanted))), None)
+        if last is None:
+            raise weights.CheckpointError(f"phase 1 left no checkpoint in {runs}: see what it said")
+    else:
+        print(f"phase 1 is done, {steps} steps: {last}", flush=True)
+    return last
+
+
+def _runs_of(config: Mapping[str, Any]) -> str:
+    """Which folders a configuration's runs may be in: as it says, or as the command line has it."""
+    return str(config["run_name"] or f"{config['model']['class_path'].split('.')[-1].lower()}_*")
+
+
+def _like(runs: Path, name: str, wanted: Mapping[str, Any]) -> list[Path]:
+    """Folders of runs of the same configuration, the newest first."""
+    found = []
+    for file in runs.glob(f"{name}/version_*/config.yaml"):
+        if _results_of(yaml.safe_load(file.read_text(encoding="utf-8"))) == _results_of(wanted):
+            found.append(file)
+    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def _results_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says that makes a difference to results."""
+    own = json.loads(json.dumps(config, default=str))
+    trainer = {key: own["trainer"].get(key) for key in _OF_RESULTS}
+    data = {key: value for key, value in (own["data"].get("init_args") or {}).items() if key not in _OF_PLACES}
+    kept = {key: own.get(key) for key in ("seed_everything", "model")}
+    return {**kept, "trainer": trainer, "data": {"class_path": own["data"]["class_path"], "init_args": data}}
+
+
+_OF_RESULTS = (  # of the trainer
+    *("max_steps", "max_epochs", "precision", "devices", "num_nodes", "accumulate_grad_batches", "limit_train_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "overfit_batches", "val_check_interval"),
+)
+_OF_PLACES = ("data_dir", "root", "num_workers", "eval_batch_size")  # of the data
+
+
+def _tested(version: Path, wanted: Mapping[str, Any]) -> bool:
+    record = version / "run.json"
+    if not record.is_file():
+        return False
+    return not wanted.get("test_after_fit") or "metrics" in json.loads(record.read_text(encoding="utf-8"))
+
+
 def _choose(train: Callable[..., Path], options: argparse.Namespace) -> Path:
     """Train the form of background that the training images call for (AE-NE's program)."""
     simple, of_complex = f"{options.run_name}_background", f"{options.run_name}_background_complex"
@@ -137,7 +305,12 @@ def fit(runs: Path, run_name: str, configs: Sequence[str], options: Sequence[str
 def _newest_readable(run: Path) -> Path | None:
     """The checkpoint to go on from: a damaged one is passed over, with a warning, for the next newest."""
     versions = sorted(run.glob("version_*"), key=lambda path: int(path.name.removeprefix("version_")), reverse=True)
-    files = [version / "checkpoints" / f"{name}.ckpt" for version in versions for name in ("last", "best")]
+    return next(filter(None, map(_readable, versions)), None)
+
+
+def _readable(version: Path) -> Path | None:
+    """The checkpoint of a run's folder to go on from, if there is one that is whole."""
+    files = [version / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")]
     for file in filter(Path.is_file, files):
         try:
             weights.read_record(file)

@@ -173,9 +173,29 @@ def test_ranks_share_out_the_batches_of_one_process_and_resume_in_another_number
     assert torch.equal(torch.cat([torch.tensor(list(share)).view(-1, 4) for share in shares], 1), batches[5:])
 
 
-def test_a_batch_larger_than_the_data_is_an_error():
+def test_a_batch_larger_than_the_data_is_made_smaller_and_said(tmp_path):
+    with pytest.warns(UserWarning, match=r"batch_size=84: there are 83 training scenes, so batches have 83"):
+        model = fit(NumbersDataModule(batch_size=84), tmp_path, 2)
+    assert [len(batch) for batch in model.seen["train"]] == [83, 83]
+    assert sorted(model.seen["train"][0]) == sorted(model.seen["train"][1]) == list(range(83))
+    assert model.seen["train"][0] != model.seen["train"][1]
     with pytest.raises(ValueError, match=r"batch_size=84.*at most 83"):
-        NumbersDataModule(batch_size=84).train_dataloader()
+        TrainSampler(Numbers(83), 84, seed=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_batch_of_all_the_data_is_as_asked_for():
+    assert NumbersDataModule(batch_size=83).train_dataloader().batch_size == 83
+
+
+def test_batches_of_several_processes_are_made_smaller_alike(monkeypatch):
+    for rank in range(3):
+        monkeypatch.setattr(module, "processes", lambda rank=rank: (rank, 3))
+        with pytest.warns(UserWarning, match="so batches have 3$"):
+            loader = NumbersDataModule(train=11, batch_size=4).train_dataloader()
+        assert (loader.batch_size, len(loader)) == (3, 1)
+    with pytest.raises(ValueError, match="2 training scenes for 3 processes"):
+        NumbersDataModule(train=2).train_dataloader()
 
 
 def test_overfitting_and_prediction_work(tmp_path):

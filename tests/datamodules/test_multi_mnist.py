@@ -122,6 +122,45 @@ def test_scaled_digits_can_be_painted_cropped_and_kept_apart():
     assert 16 <= most <= 20
 
 
+GMAIR = {"image_size": 128, "num_digits": [1, 10], "crop_digits": False, "max_overlap": 1764}
+
+
+@pytest.mark.parametrize("composition", ["sum", "paint"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        GMAIR,
+        {**GMAIR, "max_overlap": math.inf, "masks": True},
+        {"image_size": 64, "num_digits": [1, 10]},
+        {"image_size": 64, "num_digits": [1, 10], "digit_scale": [1, 0.1], "crop_size": 40, "num_train": 64},
+        {"image_size": 128, "num_digits": [1, 5], "max_overlap": math.inf},
+        {"image_size": [40, 200], "num_digits": [0, 12], "digit_size": 8, "max_overlap": 0},
+        {"image_size": 400, "num_digits": [0, 90], "digit_size": 6, "max_overlap": math.inf, "num_train": 256},
+        {"image_size": 48, "num_digits": 9, "num_train": 64},
+    ],
+    ids=str,
+)
+def test_slots_that_belong_to_no_image_are_nothing_special(parameters, composition):
+    """Where few images are drawn anew, and among many slots, some are empty in all."""
+    content = scenes(**parameters, composition=composition)
+    images, boxes, counts = content["images"], content["ink_boxes"].tolist(), content["counts"]
+    number = parameters["num_digits"]
+    low, high = number if isinstance(number, list) else (number, number)
+    if "crop_size" not in parameters:  # as many digits as were drawn
+        assert low <= counts.min() <= counts.max() <= high
+        spread = ((high - low + 1) ** 2 - 1) / 12
+        assert abs(counts.float().mean() - (low + high) / 2) <= 5 * (spread / len(counts)) ** 0.5
+    for image, own, count in zip(images, boxes, counts.tolist(), strict=True):
+        inside = torch.zeros(image.shape[1:], dtype=torch.bool)
+        for x1, y1, x2, y2 in own[:count]:
+            assert x1 < x2
+            assert y1 < y2
+            assert image[:, y1:y2, x1:x2].any()
+            inside[y1:y2, x1:x2] = True
+        assert not image[:, ~inside].any()
+        assert not any(any(box) for box in own[count:])
+
+
 def test_digits_that_are_always_too_bright_say_so(monkeypatch):
     monkeypatch.setattr(module, "RESTARTS", 3)
     with pytest.raises(ValueError, match=r"composition='sum': 5 digits overlap so often on 20 x 20 px.*'paint'"):
@@ -156,8 +195,9 @@ def test_counts_positions_classes_and_colours_are_uniform():
     assert np.abs(labels - 500).max() < 5 * (5000 * 0.1 * 0.9) ** 0.5
 
 
+@pytest.mark.parametrize("second", [True, False])  # whether any image has a second digit
 @pytest.mark.parametrize("additive", [False, True])
-def test_painting_agrees_with_a_loop_over_pixels(additive):
+def test_painting_agrees_with_a_loop_over_pixels(additive, second):
     """8-bit floor(alpha * colour + (1 - alpha) * current), digit after digit; the mask is the last with alpha > 1/2."""
     parameters = SceneParameters(
         image_size=[20, 24], digit_size=8, num_digits=3, max_overlap=60, masks=True,
@@ -168,6 +208,7 @@ def test_painting_agrees_with_a_loop_over_pixels(additive):
     corners = np.stack([rng.integers(0, 17, (6, 3)), rng.integers(0, 13, (6, 3))], axis=2)
     chosen, colours = rng.integers(0, 5, (6, 3)), rng.integers(0, 2, (6, 3))
     present = np.arange(3) < np.array([0, 1, 2, 3, 3, 3])[:, None]
+    present[:, 1] &= second
     images, masks = paint(parameters, tiles[chosen], corners, colours, present, additive)
     for n in range(6):
         image, mask = np.empty((3, 20, 24), int), np.zeros((20, 24), int)

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import zoo
+from datamodules import MultiMNISTDataModule
 from zoo import cli, curriculum
 
 DATA = {
@@ -67,7 +68,7 @@ def phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def run(command: list[str]) -> None:
         arguments = command[3:]  # python -m zoo
         started.append(arguments)
-        name = next(argument.removeprefix("--run_name=") for argument in arguments if "--run_name=" in argument)
+        name = "".join(argument.removeprefix("--run_name=") for argument in arguments if "--run_name=" in argument)
         if name in killed:
             cli.main([*arguments, f"--trainer.max_steps={killed.pop(name)}"])
             raise subprocess.CalledProcessError(-9, command)
@@ -149,6 +150,129 @@ def test_the_form_of_the_background_is_chosen(phases, monkeypatch, most: float, 
     assert len(phases.started) == 3
     phases("--choose_form")
     assert phases.started == []
+
+
+@pytest.fixture
+def one_command(phases, monkeypatch: pytest.MonkeyPatch):
+    """`fit` of a configuration that names the background's, which lies beside it elsewhere."""
+    Path("mine").mkdir()
+    for name in ("background.yaml", "objects.yaml"):
+        Path(name).rename(Path("mine", name))
+    objects = Path("mine/objects.yaml")
+    objects.write_text("background_config: background.yaml\n" + objects.read_text())
+
+    def start(*options: str, config: str = "mine/objects.yaml") -> list[str]:
+        """Returns the runs that are new."""
+        phases.started.clear()
+        before = set(Path("runs").glob("*/version_*"))
+        cli.main(["fit", "--config", config, "--wandb=disabled", "--pictures.num_images=1", *options])
+        return sorted(path.parent.name.split("_")[0] for path in set(Path("runs").glob("*/version_*")) - before)
+
+    start.started = phases.started
+    return start
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, model: str, step: int) -> None:
+    """Let a model's training end at a step as if it were killed."""
+    from zoo.models import ASTSeg, BackgroundAE
+
+    owner = {"ASTSeg": ASTSeg, "BackgroundAE": BackgroundAE}[model]
+    whole = owner.training_step
+
+    def step_or_end(self, batch, batch_idx):
+        if self.global_step == step:
+            raise subprocess.CalledProcessError(-9, ["killed"])
+        return whole(self, batch, batch_idx)
+
+    monkeypatch.setattr(owner, "training_step", step_or_end)
+
+
+def test_fit_trains_the_background_first_and_says_so(one_command, capsys) -> None:
+    assert one_command() == ["astseg", "backgroundae"]
+    said = capsys.readouterr().out
+    assert "phase 1 of 3, the background alone, 0 of 4 steps are done: " in said
+    assert "phases 2 and 3: objects before the background, then both" in said
+    (last,) = Path("runs").glob("astseg_*/version_0/checkpoints/last.ckpt")
+    (first,) = Path("runs").glob("backgroundae_*/version_0/checkpoints/last.ckpt")
+    model, background = zoo.load(last), zoo.load(first)
+    assert model.steps_trained == background.steps_trained == 4
+    config = yaml.safe_load((last.parents[1] / "config.yaml").read_text())
+    assert config["model"]["init_args"]["background"] == str(first)
+    assert config["model"]["init_args"]["background_width"] == 0.1  # of the background's own form
+    # done is done
+    with pytest.raises(SystemExit) as ended:
+        one_command()
+    assert not ended.value.code
+    assert "phases 2 and 3 are done, 4 steps" in capsys.readouterr().out
+    assert one_command("--run_name=again") == ["again", "again"]  # each phase by its name
+    # another seed is another training, of both; another learning rate of the objects is none of the background's
+    assert one_command("--seed_everything=1") == ["astseg", "backgroundae"]
+    assert one_command("--model.init_args.lr=0.01") == ["astseg"]
+    assert one_command.started == []
+
+
+@pytest.mark.parametrize("model", ["BackgroundAE", "ASTSeg"])
+def test_fit_goes_on_where_it_broke_off(one_command, monkeypatch, model: str) -> None:
+    whole = tuple(zoo_state(one_command, "--run_name=whole"))
+    with monkeypatch.context() as patch:
+        break_off(patch, model, 3)
+        with pytest.raises((SystemExit, subprocess.CalledProcessError)):
+            one_command()
+    one_command()
+    assert len(one_command.started) == (model == "BackgroundAE")
+    assert all(resumed(arguments) for arguments in one_command.started)
+    newest = max(Path("runs").glob("astseg_*/version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert newest.parents[1].name == ("version_1" if model == "ASTSeg" else "version_0")
+    for got, expected in zip(zoo.load(newest).parameters(), whole, strict=True):
+        assert torch.equal(got, expected)
+
+
+def zoo_state(one_command, *options: str) -> list[torch.Tensor]:
+    one_command(*options)
+    return [*zoo.load(Path("runs/whole/version_0/checkpoints/last.ckpt")).parameters()]
+
+
+def test_overlays_and_options_are_for_all_phases(one_command) -> None:
+    Path("overlay.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 2}, "checkpoint": {"monitor": "val/mse"}}))
+    one_command(
+        "--config", "overlay.yaml", "--data.init_args.num_val=3", "--model.init_args.num_slots=2", "--runs=else"
+    )
+    (first,) = Path("else").glob("backgroundae_*/version_0/config.yaml")
+    (last,) = Path("else").glob("astseg_*/version_0/config.yaml")
+    background, objects = (yaml.safe_load(path.read_text()) for path in (first, last))
+    for config in (background, objects):
+        assert config["trainer"]["max_steps"] == 2
+        assert config["data"]["init_args"]["num_val"] == 3
+    assert [config["checkpoint"]["monitor"] for config in (background, objects)] == ["val/ap50", "val/mse"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--background_config=null"], "frozen_steps=2 needs a trained background: .*background_config"),
+        (["--background_config=none.yaml"], "background_config: there is no file none.yaml"),
+        (["--trainer.fast_dev_run=true"], "fast_dev_run keeps no checkpoint"),
+        (["--model.init_args.encoder_layers=-1"], "encoder_layers must be at least 0"),
+        (["--model.init_args.backbone=segformer"], "pretrained: true needs channels: 3"),
+        (["--model.init_args.background=none.ckpt"], "none.ckpt"),
+        (["--data.init_args.image_size=48"], "image_size is 64, but data.init_args.image_size is 48"),
+        (["--data.init_args.num_digits=200"], "are the most that were found to fit"),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_made(one_command, monkeypatch, options, message: str) -> None:
+    monkeypatch.setattr(MultiMNISTDataModule, "make_dataset", lambda *_: pytest.fail("data were made"))
+    with pytest.raises(SystemExit, match=message) as ended:
+        one_command(*options)
+    assert str(ended.value).startswith("zoo: ")
+    assert one_command.started == []
+    assert not Path("runs").exists()
+
+
+def test_a_background_is_not_needed_for_what_is_trained_at_once_or_goes_on(one_command) -> None:
+    assert one_command("--model.init_args.frozen_steps=0") == ["astseg"]
+    (last,) = Path("runs").glob("astseg_*/version_0/checkpoints/last.ckpt")
+    assert one_command(f"--ckpt_path={last}", "--trainer.max_steps=6") == ["astseg"]
+    assert one_command.started == []
 
 
 def test_mistakes_are_named(phases, capsys) -> None:

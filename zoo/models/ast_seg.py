@@ -30,7 +30,7 @@ From random weights it learns slowly if at all. Cures, off by default, our own, 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ from zoo.layers.boxes import attention_to_boxes, trim_boxes
 from zoo.layers.compositing import composite, composite_losses
 from zoo.layers.feature_maps import Segformer, UNet
 from zoo.layers.glimpse_generator import GlimpseGenerator
-from zoo.layers.positional_autoencoder import PositionalAutoencoder
+from zoo.layers.positional_autoencoder import IMAGE_SIZES, PositionalAutoencoder
 from zoo.layers.schedules import Schedule
 from zoo.layers.soft_argmax import attend, soft_argmax, spatial_softmax
 from zoo.models.base import ObjectModel, RefusedError
@@ -205,6 +205,12 @@ class ASTSeg(ObjectModel):
             channels, image_size, background_form, background_code_dim, background_width
         )
         self._has_start = False  # weights that training begins with
+
+    @classmethod
+    def image_limits(cls, init_args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Square images of the sizes that backgrounds have, in colour where ImageNet's weights are to see them."""
+        of_imagenet = init_args["backbone"] == "segformer" and (init_args["pretrained"] or init_args["normalize"])
+        return {"image_size": IMAGE_SIZES, **({"channels": (3,)} if of_imagenet else {})}
 
     # encoding: algorithm 1
 

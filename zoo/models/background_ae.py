@@ -12,6 +12,9 @@ remains is the background. A further output channel predicts the error, so that 
 - Cures of our own, off by default: `width` below 1, `robust_rate` that rises, `target_blur`, `max_grad_norm`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +22,7 @@ from torch import Tensor
 from datamodules.batch import Batch
 from zoo.layers.blur import blur
 from zoo.layers.boxes import trim_boxes
-from zoo.layers.positional_autoencoder import PositionalAutoencoder
+from zoo.layers.positional_autoencoder import IMAGE_SIZES, PositionalAutoencoder
 from zoo.layers.schedules import Schedule
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
@@ -77,6 +80,11 @@ class BackgroundAE(ObjectModel):
             raise ValueError(f"noise_factor must be at least 0, got {noise_factor!r}")
         self.check_schedules()
         self.net = PositionalAutoencoder(channels, image_size, form, code_dim, width)
+
+    @classmethod
+    def image_limits(cls, init_args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Square images of the sizes that there are networks for."""
+        return {"image_size": IMAGE_SIZES}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The robust loss of the background and of the predicted error, means over pixels and images."""

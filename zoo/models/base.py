@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -151,6 +151,11 @@ class ObjectModel(LightningModule):
         return predict(self, images, batch_size=batch_size, image_size=image_size, fit=fit, progress=progress)
 
     # hyperparameters
+
+    @classmethod
+    def image_limits(cls, init_args: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Values that `channels` and `image_size` are limited to beyond what data may have, where they are."""
+        return {}
 
     @property
     def hp(self) -> Any:
