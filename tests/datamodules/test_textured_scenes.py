@@ -1,6 +1,5 @@
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -174,11 +173,3 @@ def test_what_never_fits_says_so(monkeypatch):
     monkeypatch.setattr(module, "GAP", 2.0)
     with pytest.raises(ValueError, match=r"num_objects=\[9, 10\]: (9|10) objects fit so rarely.*ask for fewer"):
         arrange(VARIANTS["full"], (9, 10), np.random.default_rng(0))
-
-
-def test_drawing_is_fast():
-    """About 100 scenes of 128 x 128 pixels a second on one core; the bound leaves room for a busy machine."""
-    some(1)
-    start = time.process_time()
-    some(60, size=(128, 128))
-    assert 60 / (time.process_time() - start) > 25

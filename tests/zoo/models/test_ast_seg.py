@@ -454,9 +454,9 @@ def test_it_learns_to_find_sprites(tmp_path) -> None:
         "layer_error": [[0.0, 0.0, 50, "step"], [0.0, 0.7, 100, "linear"]],
         "see_background": True,
         "entropy_weight": 0.0,
-        "lr": [2e-3, 1e-4, 300, "cosine"],
+        "lr": [2e-3, 1e-4, 400, "cosine"],
         "background": str(zoo.save(behind, tmp_path / "behind")),
-        "frozen_steps": 300,
+        "frozen_steps": 400,
     }
     model = ASTSeg(**{**SMALL, **learns})
     data = MultiSpritesDataModule(
@@ -464,7 +464,7 @@ def test_it_learns_to_find_sprites(tmp_path) -> None:
         num_train=1024, num_val=64, num_test=1, batch_size=16,
     )  # fmt: skip
     before = trainer(tmp_path).validate(model, data, verbose=False)[0]
-    trainer(tmp_path, max_steps=300, limit_val_batches=0, enable_checkpointing=False).fit(model, data)
+    trainer(tmp_path, max_steps=400, limit_val_batches=0, enable_checkpointing=False).fit(model, data)
     after = trainer(tmp_path).validate(model, data, verbose=False)[0]
     assert before["val/miou_fg"] < 0.02
     assert after["val/miou_fg"] > 0.15
