@@ -60,7 +60,7 @@ def same(one: Any, other: Any) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-EARLY = "--checkpoint.mode=max"  # of the loss: the worst validation is the best, the first
+EARLY = "--checkpoint.mode=max"  # of what training lowers: an early validation is the best
 
 
 def without_times(run: Path) -> list[dict[str, float]]:
@@ -85,7 +85,7 @@ def test_a_resumed_run_has_the_best_of_all_its_parts(remains: str, caplog: pytes
         resumed = fit(8, 2, EARLY, f"--ckpt_path={source}")
     step = record(whole)["best_step"]
     assert step <= 4
-    assert f"testing the best checkpoint: step {step}, val/loss" in caplog.text
+    assert f"testing the best checkpoint: step {step}, val/negative_elbo" in caplog.text
     for name in ("best.ckpt", "last.ckpt"):
         assert same(weights(whole, name), weights(resumed, name))
     assert read(resumed, "best.ckpt")["zoo"]["step"] == step
