@@ -208,10 +208,17 @@ class CLEVRTEXDataModule(SceneDataModule):
         own = dict(self.hparams)
         self.parameters = CLEVRTEXParameters(**{key: own[key] for key in CLEVRTEXParameters.__dataclass_fields__})
         others = [test_also] if isinstance(test_also, str) else list(test_also or ())
-        good = variant not in others and len(set(others)) == len(others)
-        check("test_also", test_also, good, f"variants other than {variant}, each once")
-        choice = {key: own[key] for key in own if key != "test_also"}
-        self._others = {other: CLEVRTEXDataModule(**{**choice, "variant": other}) for other in others}
+        good = all(other in VARIANTS and other != variant for other in others) and len(set(others)) == len(others)
+        allowed = f"of {', '.join(each for each in VARIANTS if each != variant)}, each once"
+        check("test_also", test_also, good, allowed)
+        self._also = others
+
+    @functools.cached_property
+    def _others(self) -> dict[str, "CLEVRTEXDataModule"]:
+        # made when first asked for: what is made within this one's constructor, Lightning's command line takes for the
+        # same, arguments and all
+        choice = {key: value for key, value in self.hparams.items() if not key.startswith("_") and key != "test_also"}
+        return {other: CLEVRTEXDataModule(**{**choice, "variant": other}) for other in self._also}
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -1,3 +1,4 @@
+import csv
 import inspect
 import json
 import os
@@ -17,6 +18,7 @@ from datamodules import CLEVRTEX, CLEVRTEXDataModule, textured_scenes
 from datamodules import clevrtex_published as module
 from datamodules.clevrtex import CLEVRTEXParameters
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
+from zoo.cli import main
 from zoo.models import BackgroundAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*images, 50000 were published:UserWarning")
@@ -365,6 +367,7 @@ def test_further_variants_are_tested_on_at_once():
     assert list(loaders) == ["full", "outd", "camo"]
     for name, loader in loaders.items():
         alone = synthetic(image_size=64, label="material", variant=name)
+        assert alone.parameters.variant == name
         alone.setup("test")
         assert torch.equal(next(iter(loader))["image"], next(iter(alone.test_dataloader()))["image"])
         assert alone.num_classes <= data.num_classes
@@ -407,8 +410,8 @@ def test_defaults_and_parameters_of_dataset_and_datamodule_agree():
         ({"num_train": 0}, "num_train=0: must be at least 1 or null"),
         ({"seed": -1}, "seed=-1"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"test_also": ["full"]}, "test_also=.'full'.: must be variants other than full, each once"),
-        ({"test_also": ["ood"]}, "variant='ood': must be one of"),
+        ({"test_also": ["full"]}, "test_also=.'full'.: must be of outd, .* each once"),
+        ({"test_also": ["ood"]}, "test_also=.'ood'.: must be of outd, camo"),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):
@@ -416,3 +419,18 @@ def test_bad_parameters_are_named(parameters, message):
         CLEVRTEXDataModule(**parameters)
     with pytest.raises(ValueError, match=r"split='training': must be one of train, val, test"):
         CLEVRTEX("training")
+
+
+def test_further_variants_are_named_on_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["--data.init_args.test_also=[outd,camo]", "--data.init_args.num_test=4", "--wandb=disabled"]
+    common += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.precision=32"]
+    for verb in ("test", "predict"):
+        main([verb, "--ckpt_path=ast-seg-unet-clevrtex-synthetic", *common])
+    tested, predicted = sorted(tmp_path.glob("runs/*/version_*"))
+    (row,) = csv.DictReader((tested / "metrics.csv").read_text().splitlines())
+    assert {"test/miou", "test/miou/full", "test/miou/outd", "test/miou/camo"} <= row.keys()
+    assert row["test/miou"] == row["test/miou/full"]
+    assert len({row[f"test/mse/{variant}"] for variant in ("full", "outd", "camo")}) == 3
+    files = {path.name for path in predicted.glob("*.npz")}
+    assert files == {f"predictions-{variant}.npz" for variant in ("full", "outd", "camo")}

@@ -60,7 +60,7 @@ def same(one: Any, other: Any) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-EARLY = "--checkpoint.mode=max"  # of the loss: the worst validation is the best, the first
+EARLY = "--checkpoint.mode=max"  # of what training lowers: an early validation is the best
 
 
 def without_times(run: Path) -> list[dict[str, float]]:
