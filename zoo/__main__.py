@@ -74,7 +74,8 @@ def listing() -> str:
         size = f"{record.get('parameters', 0) / 1e6:.2f} M parameters, {record['size'] / 1e6:.1f} MB"
         experiment = record.get("training", {}).get("experiment")
         by = f" by {experiment}" if experiment else ""
-        checkpoints[name] = f"{record['class']} on {data}{by}, {size}, {record['license']}: {metrics}"
+        what = f"{record['setting']}: {record['class']} on {data}{by}"
+        checkpoints[name] = f"{what}, {size}, {record['license']}: {metrics}"
     lines = section("models", weights.list_models())
     lines += section("datamodules", {name: entry.summary for name, entry in registry.datamodules().items()})
     lines += section("checkpoints (zoo.load, --ckpt_path)", checkpoints)
