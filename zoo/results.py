@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
+from zoo import configurations
 from zoo.arguments import VerbParser
 from zoo.evaluation import METRIC_NAMES
 
@@ -65,10 +66,13 @@ def setting(experiment: str, changes: str = "") -> Literal["paper", "recipe"]:
         experiment: The configurations it was started from, as in `spair` or `recipes/quick/spair`, joined by +.
         changes: What was changed in them, `key=value` pairs with a space between.
     """
-    if not experiment or any(part.startswith(_RECIPES) for part in experiment.split("+")):
-        return "recipe"
-    keys = re.findall(r"(?:^| )([a-z][\w.+]*)=", changes)
-    return "paper" if all(_NEUTRAL.fullmatch(key) for key in keys) else "recipe"
+    papers = {name for name in configurations.names() if not name.startswith(_RECIPES)}
+    return "paper" if papers.issuperset(experiment.split("+")) and not _departs(changes) else "recipe"
+
+
+def _departs(changes: str) -> bool:
+    """Whether changes to a configuration make it another setting."""
+    return not all(_NEUTRAL.fullmatch(key) for key in re.findall(r"(?:^| )([a-z][\w.+]*)=", changes))
 
 
 def row(run: Path) -> dict[str, str]:
@@ -145,7 +149,7 @@ def published(experiment: str, changes: str, data: str, metric: str) -> dict[str
 
     Digits of MNIST are MNIST's, however many are at hand; scikit-learn's are not.
     """
-    if setting("any", changes) == "recipe":
+    if _departs(changes):
         return None
     return _figures().get((experiment, data.replace("-mnist10k-", "-mnist-"), metric))
 

@@ -348,14 +348,15 @@ def _run_facts(path: Path) -> dict[str, Any]:
     if path.name != "best.ckpt" or not file.is_file():
         return {}
     run = _read_json(file)
-    setting = {"setting": run["setting"]} if "setting" in run else {}
     about = ("experiment", "changes", "seed", "revision", "wall_s", "peak_memory_gb", "hardware", "torch")
     training = {key: run[key] for key in about if run.get(key) not in (None, "")}
     from zoo.evaluation import METRIC_NAMES
+    from zoo.results import setting
 
     measured = run.get("metrics", {})
     metrics = {key: measured[key] for key in METRIC_NAMES if measured.get(key) is not None}  # defined there
-    return {**setting, "training": training} | ({"metrics": metrics} if metrics else {})
+    kind = setting(run.get("experiment") or "", run.get("changes") or "")
+    return {"setting": kind, "training": training} | ({"metrics": metrics} if metrics else {})
 
 
 def _read_json(path: Path) -> dict[str, Any]:
