@@ -1,7 +1,11 @@
 """Generators of high-resolution feature maps: Segformer, and the U-Net of AST-Seg's ablation."""
 
 import importlib
+import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +66,9 @@ class Segformer(nn.Module):
             OSError: They cannot be had, are damaged, or are not those of a Mix Transformer of this size.
         """
         try:
-            pretrained, report = _transformers().SegformerModel.from_pretrained(self.name, output_loading_info=True)
+            pretrained, report = _transformers().SegformerModel.from_pretrained(
+                self.name, output_loading_info=True, local_files_only=not _finds_the_hub()
+            )
             if missing := sorted(report["missing_keys"]):  # which would stay random
                 raise OSError(f"it lacks {len(missing)} of the encoder's parameters, such as {missing[0]}")
             self.net.segformer.load_state_dict(pretrained.state_dict())
@@ -81,6 +87,17 @@ class Segformer(nn.Module):
                 if getattr(hook, "__module__", "").startswith("transformers."):
                     del module._forward_hooks[key]
         return dict(vars(self))
+
+
+def _finds_the_hub() -> bool:
+    """Whether its name can be looked up, here or by a proxy: without a network the client tries for half a minute."""
+    if urllib.request.getproxies():
+        return True
+    host = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def _transformers() -> Any:

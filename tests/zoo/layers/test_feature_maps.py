@@ -123,6 +123,23 @@ class TestSegformer:
         with pytest.raises(OSError, match="cannot get the pretrained weights"):
             Segformer(str(tmp_path / "mit-b0"), 3, 9).load_pretrained()
 
+    def test_without_a_network_they_are_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import socket
+        import time
+
+        def unknown(*_: object, **__: object) -> None:
+            raise socket.gaierror(-2, "Name or service not known")
+
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
+        monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+        net = Segformer("nobody/mit-b0", 3, 9)
+        start = time.monotonic()
+        with pytest.raises(OSError, match="cannot get the pretrained weights 'nobody/mit-b0'"):
+            net.load_pretrained()
+        assert time.monotonic() - start < 10
+
     @pytest.mark.parametrize("damage", ["missing", "cut"])
     def test_weights_that_are_not_all_there_are_an_error(self, tmp_path, damage: str) -> None:
         """The library would only warn, and leave random what it has not found."""
