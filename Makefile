@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
-CONFIG ?= configs/quick/spair.yaml
+CONFIG ?= configs/recipes/quick/spair.yaml
 # one thread for each process unless the caller says otherwise: two processes on two cores must not fight
 export OMP_NUM_THREADS ?= 1
 

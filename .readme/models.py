@@ -17,13 +17,13 @@ from zoo.overlay import draw_objects
 
 SIDE, GAP, TITLE = 192, 6, 24
 NAMES = (
-    "air-multimnist",
-    "discrete-air-multisprites",
-    "spair-multimnist",
-    "gmair-multimnist",
-    "gmair-fruit2d-synthetic",
+    "air-multimnist-recipe",
+    "discrete-air-multisprites-recipe",
+    "spair-multimnist-recipe",
+    "gmair-multimnist-recipe",
+    "gmair-fruit2d-synthetic-recipe",
 )
-NAMES += ("ast-seg-clevrtex-synthetic",)
+NAMES += ("ast-seg-clevrtex-synthetic-recipe",)
 
 
 def columns_of(name: str) -> list[list[Image.Image]]:

@@ -14,7 +14,7 @@ from zoo import cli, curriculum, publish, registry, results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CURRICULUM = "configs/quick/ast_seg.yaml"
+CURRICULUM = "configs/recipes/quick/ast_seg.yaml"
 SMALL = {
     "num_train": 64,
     "num_val": 8,
@@ -80,7 +80,7 @@ def test_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "found/predictions.json",
         "scored/results.json",
         "sheet.png",
-        "spair-multimnist.onnx",
+        "spair-multimnist-recipe.onnx",
         "comparison/results.md",
     ):
         assert Path(path).is_file(), path

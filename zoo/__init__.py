@@ -1,8 +1,8 @@
 """The object-centric model zoo.
 
-`zoo.load("spair-multimnist")` returns a trained model, whose `predict(images)` returns a `Scene`; `zoo.list_models()`
-and `zoo.list_weights()` say what there is; `zoo.models` holds the LightningModules. Nothing heavy is imported until it
-is used.
+`zoo.load("spair-multimnist-recipe")` returns a trained model, whose `predict(images)` returns a `Scene`;
+`zoo.list_models()` and `zoo.list_weights()` say what there is; `zoo.models` holds the LightningModules. Nothing heavy
+is imported until it is used.
 """
 
 from typing import TYPE_CHECKING, Any

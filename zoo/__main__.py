@@ -42,14 +42,14 @@ def usage() -> str:
     lines += [
         "",
         "examples:",
-        "  python -m zoo fit --config quick/spair",
+        "  python -m zoo fit --config recipes/quick/spair",
         "  python -m zoo fit --config spair --model.init_args.lr 3e-4 --trainer.devices 2",
-        "  python -m zoo fit --ckpt_path last                       # go on with the newest run",
-        "  python -m zoo test --ckpt_path spair-multimnist          # a trained checkpoint, on its own kind of data",
-        "  python -m zoo predict --ckpt_path spair-multimnist --images FOLDER --out DIR",
-        "  python -m zoo show --ckpt_path spair-multimnist          # one picture: spair-multimnist.png",
-        "  python -m zoo benchmark --configs quick/air quick/dair --seeds 0 1 2",
-        "  python -m zoo cluster --ckpt_path spair-multimnist --num_clusters 10",
+        "  python -m zoo fit --ckpt_path last                      # go on with the newest run",
+        "  python -m zoo test --ckpt_path spair-multimnist-recipe   # a trained checkpoint, on its own kind of data",
+        "  python -m zoo predict --ckpt_path spair-multimnist-recipe --images FOLDER --out DIR",
+        "  python -m zoo show --ckpt_path spair-multimnist-recipe   # one picture: spair-multimnist-recipe.png",
+        "  python -m zoo benchmark --configs recipes/quick/air recipes/quick/dair --seeds 0 1 2",
+        "  python -m zoo cluster --ckpt_path spair-multimnist-recipe --num_clusters 10",
         "  python -m zoo page --open                                # try the checkpoints in a browser",
         "",
         "options of a verb: python -m zoo VERB --help; of a model: python -m zoo fit --model.help SPAIR",
@@ -74,7 +74,8 @@ def listing() -> str:
         size = f"{record.get('parameters', 0) / 1e6:.2f} M parameters, {record['size'] / 1e6:.1f} MB"
         experiment = record.get("training", {}).get("experiment")
         by = f" by {experiment}" if experiment else ""
-        checkpoints[name] = f"{record['class']} on {data}{by}, {size}, {record['license']}: {metrics}"
+        what = f"{record['setting']}: {record['class']} on {data}{by}"
+        checkpoints[name] = f"{what}, {size}, {record['license']}: {metrics}"
     lines = section("models", weights.list_models())
     lines += section("datamodules", {name: entry.summary for name, entry in registry.datamodules().items()})
     lines += section("checkpoints (zoo.load, --ckpt_path)", checkpoints)

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from datamodules import SceneDataModule
 from datamodules.cache import is_writable
-from zoo import agreement, curriculum, registry, weights
+from zoo import agreement, configurations, curriculum, registry, weights
 from zoo import parser as arguments
 from zoo.callbacks import (
     BestCheckpoint,
@@ -465,9 +465,7 @@ def _experiment(argv: list[str]) -> tuple[str, str]:
     configs, changes = [], []
     for key, value in pairwise([*options(argv), ""]):
         if key in ("--config", "-c"):
-            parts = Path(value).with_suffix("").parts
-            start = len(parts) - parts[::-1].index("configs") if "configs" in parts else 0
-            configs.append("/".join(parts[start:]))
+            configs.append(configurations.name_of(value))
         elif key.startswith("--") and not key.startswith(_NO_CHANGE) and key != _START:
             changes.append(f"{key.removeprefix('--')}={value}")
     return "+".join(configs), " ".join(changes)

@@ -1,4 +1,8 @@
-"""The configurations that come with the zoo, by their names: `spair`, `quick/spair`, `experiments/gmair/fruit2d`."""
+"""The configurations that come with the zoo, by their names.
+
+A paper's main experiment is `spair`, say, its other ones `experiments/gmair/fruit2d`; what the zoo adds or changes is a
+recipe, `recipes/quick/spair`.
+"""
 
 import difflib
 from pathlib import Path
@@ -26,7 +30,7 @@ def find(given: str) -> Path:
     """The file that a path or a name means; a path to a file comes first.
 
     Args:
-        given: A path; or a name as in `names()`, with or without `configs/` before it and the suffix behind.
+        given: A path; or a name as in `names()`, with or without `configs/` or `recipes/` before it, and suffix.
 
     Raises:
         ConfigurationError: There is none; the message says what there is.
@@ -38,13 +42,31 @@ def find(given: str) -> Path:
     name = given.replace("\\", "/").removeprefix("./").removeprefix("configs/")
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
-    if name in known:
-        return known[name]
+    for full in (name, f"recipes/{name}"):
+        if full in known:
+            return known[full]
     if path.is_dir():
         raise ConfigurationError(f"{given} is a folder: --config takes a YAML file or a name that `zoo list` shows")
     close = difflib.get_close_matches(name, known, n=2) or [own for own in known if own.split("/")[-1] == name][:2]
     hint = f"did you mean {' or '.join(close)}?" if close else "`python -m zoo list` shows their names"
     raise ConfigurationError(f"there is no file {given}, and no configuration of that name: {hint}")
+
+
+def name_of(given: str) -> str:
+    """The name of a configuration that comes with the zoo; of any other file its path, or what follows `configs` in it.
+
+    Args:
+        given: As for `find`.
+    """
+    try:
+        path = find(given)
+    except ConfigurationError:
+        path = Path(given)
+    shipped = {file.resolve(): name for name, file in names().items()}
+    if (name := shipped.get(path.resolve())) is not None:
+        return name
+    start = len(path.parts) - path.parts[::-1].index("configs") if "configs" in path.parts else 0
+    return "/".join(path.parts[start:])  # with its suffix, so that it cannot be taken for one of the zoo's
 
 
 def read(path: Path) -> str:

@@ -94,7 +94,8 @@ def model_card(record: dict[str, Any], name: str, weights_license: str) -> str:
         eval_results=evaluations or None,
     )
     sections = {
-        f"{kind} on {data_name}": known.summary if known else "",
+        f"{kind} on {data_name}, {record.get('setting', weights.RECIPE)}": known.summary if known else "",
+        "Setting": _SETTINGS[record.get("setting", weights.RECIPE)],
         "Use": _USE.format(name=name, channels=record["init_args"].get("channels", 3)),
         "Intended use": _INTENDED.format(data=data_name),
         "Metrics": _table(("metric", "value"), metrics.items()) + _LEGEND if metrics else "None are recorded.",
@@ -118,6 +119,11 @@ print(scene.objects(threshold=0.5))  # for each image: box, score, category, app
 ```
 
 Files are safetensors and JSON: loading runs no code from them."""
+_SETTINGS = {
+    "paper": "The paper's: its model, hyperparameters, data and protocol.",
+    weights.RECIPE: """A recipe: hyperparameters, data or protocol are not the paper's, so that these results are not
+those of the paper's model.""",
+}
 _INTENDED = """Research on unsupervised object-centric learning: as a baseline, and for the boxes and appearance vectors
 that it finds. It was trained without labels on {data}, and finds what looks like the objects there; on other images it
 is to be trained anew. Presence is a confidence, not a calibrated probability. It is not meant for decisions about

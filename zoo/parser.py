@@ -313,7 +313,7 @@ def no_checkpoint(argv: Sequence[str]) -> str:
 
 def _wanted(key: str) -> str:
     if key in ("--config", "-c"):
-        return "a YAML file, or a name that `zoo list` shows, such as quick/spair"
+        return "a YAML file, or a name that `zoo list` shows, such as recipes/quick/spair"
     return ", ".join(registry.models() if "model" in key else registry.datamodules())
 
 
@@ -322,7 +322,7 @@ def _missing(names: Sequence[str], argv: Sequence[str]) -> str:
     verb = argv[0] if argv else "fit"
     if set(names) <= set(PARTS):
         ways = [f"--{name} {'SPAIR' if name == 'model' else 'MultiMNISTDataModule'}" for name in names]
-        return f"{verb} needs {' and '.join(names)}: --config quick/spair, say, or {' '.join(ways)} (see `zoo list`)"
+        return f"{verb} needs {' and '.join(names)}: --config spair, say, or {' '.join(ways)} (see `zoo list`)"
     owners = [(part, name) for name in names for part in PARTS if name in _parameters_given(argv, part)]
     said = ", ".join(f"--{part}.init_args.{name}" for part, name in owners) or ", ".join(names)
     owner = class_of(argv, owners[0][0]) if owners else verb

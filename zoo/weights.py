@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 LICENSE = "apache-2.0"  # of what lies there, as of the package
+RECIPE = "recipe"  # the setting of a checkpoint whose record does not say that it is its paper's
+_WAS_CALLED = {  # names until 0.1: they did not say that the settings are the zoo's own
+    name: f"{name}-recipe"
+    for name in (
+        *("air-multimnist", "dair-multimnist", "discrete-air-multimnist", "discrete-air-multisprites"),
+        *("spair-multimnist", "gmair-multimnist", "gmair-fruit2d-synthetic"),
+        *("ast-seg-clevrtex-synthetic", "ast-seg-unet-clevrtex-synthetic"),
+    )
+}
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 # Hyperparameters that are younger than some checkpoints, with the values by which those go on doing what they did.
@@ -39,10 +49,12 @@ def list_models() -> dict[str, str]:
 def list_weights() -> dict[str, dict[str, Any]]:
     """Names of the trained checkpoints that come with the zoo, each with its record (see `read_record`).
 
-    Added to the record are `size`, bytes of the weights, and `license`, theirs, where the record does not name another.
+    Its `setting` is `paper`, if the model was trained as its paper has it, or `recipe`, the zoo's own. Added to the
+    record are `size`, bytes of the weights, and `license`, theirs, where the record does not name another.
     """
+    defaults = {"license": LICENSE, "setting": RECIPE}
     return {
-        path.stem: {"license": LICENSE, **_read_json(path), "size": path.with_suffix(".safetensors").stat().st_size}
+        path.stem: {**defaults, **_read_json(path), "size": path.with_suffix(".safetensors").stat().st_size}
         for path in sorted(SHIPPED.glob("*.json"))
     }
 
@@ -150,6 +162,12 @@ def find(source: str | os.PathLike[str], prefer: str = "best", revision: str | N
         CheckpointError: There is none; the message lists what there is.
     """
     text = os.fspath(source)
+    if text in _WAS_CALLED and not Path(text).exists():
+        warnings.warn(
+            f"{text} is called {_WAS_CALLED[text]} now, as it is a recipe of the zoo's, not its paper's setting",
+            stacklevel=3,
+        )
+        text = _WAS_CALLED[text]
     shipped = SHIPPED / f"{text}.safetensors"
     path, hub_id = Path(text), _HUB_ID.fullmatch(text)
     if hub_id and not path.exists() and not path.parent.is_dir():
@@ -333,10 +351,12 @@ def _run_facts(path: Path) -> dict[str, Any]:
     about = ("experiment", "changes", "seed", "revision", "wall_s", "peak_memory_gb", "hardware", "torch")
     training = {key: run[key] for key in about if run.get(key) not in (None, "")}
     from zoo.evaluation import METRIC_NAMES
+    from zoo.results import setting
 
     measured = run.get("metrics", {})
     metrics = {key: measured[key] for key in METRIC_NAMES if measured.get(key) is not None}  # defined there
-    return {"training": training} | ({"metrics": metrics} if metrics else {})
+    kind = setting(run.get("experiment") or "", run.get("changes") or "")
+    return {"setting": kind, "training": training} | ({"metrics": metrics} if metrics else {})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

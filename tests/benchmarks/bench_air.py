@@ -25,7 +25,11 @@ from zoo.models.air import AIR
 
 BATCH, PIXELS, STEPS = 64, 50, 3
 NETWORKS = {
-    "quick": {"object_size": 20, "encoder_hidden": (512, 256), "decoder_hidden": (256, 512)},  # configs/quick/air.yaml
+    "quick": {
+        "object_size": 20,
+        "encoder_hidden": (512, 256),
+        "decoder_hidden": (256, 512),
+    },  # configs/recipes/quick/air.yaml
     "paper": {},
     "paper, nvil": {"gradient": "nvil", "num_scales": 1},  # configs/air.yaml
 }

@@ -23,7 +23,7 @@ from zoo.models.ast_seg import ASTSeg
 
 LARGE = {"image_size": 128, "num_slots": 10, "pretrained": False}
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {  # settings and images
-    "quick": (  # of configs/quick/ast_seg.yaml
+    "quick": (  # of configs/recipes/quick/ast_seg.yaml
         {
             "image_size": 64,
             "num_slots": 10,

@@ -21,7 +21,7 @@ from zoo.models.spair import SPAIR
 
 SIZES = {48: 32, 84: 32, 128: 8}  # pixels: images
 NETWORKS = {
-    "quick": {  # of configs/quick/spair.yaml
+    "quick": {  # of configs/recipes/quick/spair.yaml
         "channels": 1,
         "backbone_strides": (3, 2, 2),
         "backbone_channels": 64,

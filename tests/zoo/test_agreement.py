@@ -19,7 +19,7 @@ from zoo.agreement import AgreementError, Said, agree, said_by
 from zoo.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = str(ROOT / "configs" / "quick" / "spair.yaml")
+QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
 QUIET = ["--wandb=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu"]
 STEP = [*QUIET, "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--pictures.num_images=1"]
@@ -261,13 +261,13 @@ def test_contradictions_are_refused_before_data_are_made(arguments: list[str], m
 def test_a_trained_model_is_followed_by_other_data(caplog) -> None:
     few = ["--data.num_test=3", "--data.num_val=3", "--data.num_train=4"]
     with caplog.at_level("INFO"):
-        main(["test", "--ckpt_path=air-multimnist", "--data=MultiSpritesDataModule", *few, *QUIET])
-        main(["test", "--ckpt_path=spair-multimnist", *DIGITS, *QUIET])
+        main(["test", "--ckpt_path=air-multimnist-recipe", "--data=MultiSpritesDataModule", *few, *QUIET])
+        main(["test", "--ckpt_path=spair-multimnist-recipe", *DIGITS, *QUIET])
     assert "MultiSpritesDataModule follows the model: image_size 50" in caplog.text
     (run,) = Path("runs").glob("air_*/version_0")
     assert shapes(yaml.safe_load((run / "config.yaml").read_text())) == [1, 50, 1, 50]
     with pytest.raises(SystemExit, match=r"channels is 1, but data\.init_args\.channels is 3"):
-        main(["test", "--ckpt_path=spair-multimnist", "--data.channels=3", *QUIET])
+        main(["test", "--ckpt_path=spair-multimnist-recipe", "--data.channels=3", *QUIET])
 
 
 def test_without_annotations_checkpoints_are_chosen_by_the_loss(photos: Path, caplog) -> None:

@@ -203,7 +203,8 @@ def test_mistakes_are_explained() -> None:
 
 
 def test_bars_are_means_with_deviations_beside_the_papers_figures() -> None:
-    common = {"experiment": "quick/air", "changes": "", "data": "digits", "nmi": ""}
+    data = "multimnist50-0to2-d28-z1.3sd0.1-margin-oinf-sum-c1-n60000-mnist10k-ink"
+    common = {"experiment": "air", "changes": "", "data": data, "nmi": ""}
     rows = [{**common, "count_accuracy": str(value)} for value in (0.9, 0.94, 0.98)]
     figure = draw_bars([*rows, {**common, "experiment": "mine", "count_accuracy": "0.5", "ap50": "0.4"}])
     assert figure is not None
@@ -232,7 +233,14 @@ def test_a_real_job_is_in_the_table_of_an_offline_dashboard_run(monkeypatch: pyt
     tiny = {"num_train": 8, "num_val": 4, "num_test": 4, "batch_size": 4, "source": "uci"}
     options = [f"--data.init_args.{key}={value}" for key, value in tiny.items()]
     options += ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
-    command = [sys.executable, "-m", "zoo", "benchmark", "--configs", str(ROOT / "configs" / "quick" / "spair.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "zoo",
+        "benchmark",
+        "--configs",
+        str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml"),
+    ]
     command += ["--seeds", "3", "--out=real", *options]
     # the jobs have none, so that the test is over sooner
     (environment := dict(os.environ)).update(PYTHONPATH=str(ROOT), WANDB_MODE="disabled")
@@ -240,7 +248,7 @@ def test_a_real_job_is_in_the_table_of_an_offline_dashboard_run(monkeypatch: pyt
     assert ran.returncode == 0, ran.stderr
     assert "1 jobs, 0 of them done" in ran.stdout
     (row,) = results.read(Path("real/results.csv"))
-    assert (row["experiment"], row["seed"], row["steps"], row["model"]) == ("quick/spair", "3", "2", "SPAIR")
+    assert (row["experiment"], row["seed"], row["steps"], row["model"]) == ("recipes/quick/spair", "3", "2", "SPAIR")
     assert row["data"].endswith("uci-ink")
     assert all(row[name] for name in ("revision", "parameters", "wall_s", "peak_memory_gb", "hardware", "ap50"))
     (run_json,) = Path("real/runs").glob("*/version_0/run.json")
@@ -258,7 +266,7 @@ def test_a_real_job_is_in_the_table_of_an_offline_dashboard_run(monkeypatch: pyt
     content = json.loads(table.read_text())
     assert len(content["data"]) == 1
     seen = dict(zip(content["columns"], content["data"][0], strict=True))
-    assert seen["experiment"] == "quick/spair"
+    assert seen["experiment"] == "recipes/quick/spair"
     assert seen["ap50"] == float(row["ap50"])
     assert set(seen) == {name for name, value in row.items() if value}
     assert list(folder.rglob("media/images/comparison/bars*.png"))

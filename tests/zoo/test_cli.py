@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PUBLISHED = ("CLEVRDataModule", "ObjectsRoomDataModule", "ShapeStacksDataModule")  # nothing stands in for their files
 HEAVY = ("ASTSeg", "BackgroundAE")  # up to 120 million parameters: their own tests train small ones
-QUICK = str(ROOT / "configs" / "quick" / "spair.yaml")
+QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
 TINY_DATA = {"num_train": 64, "num_val": 12, "num_test": 12, "batch_size": 4, "eval_batch_size": 5}
 SMALL = [f"--data.init_args.{key}={value}" for key, value in TINY_DATA.items()]
 SMALL += ["--wandb=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -172,7 +172,7 @@ def test_every_configuration_trains_and_says_what_it_is(config: Path) -> None:
         (["--data.init_args.num_digits=40"], "14 digits of 14 px are the most"),
         (["--data.init_args.source=svhn"], "source"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
-        (["--ckpt_path=spair-multimnits"], "spair-multimnist"),
+        (["--ckpt_path=spair-multimnits"], "spair-multimnist-recipe"),
     ],
 )
 def test_mistakes_are_explained_in_a_line(options: list[str], message: str, capsys) -> None:
@@ -270,10 +270,15 @@ def test_an_offline_dashboard_run_keeps_the_configuration_and_pictures(monkeypat
 
 def test_what_a_checkpoint_finds_is_clustered(capsys: pytest.CaptureFixture[str]) -> None:
     common = [*SMALL, "--data.init_args.source=uci", "--num_clusters=3", "--num_scenes=30"]
-    main(["cluster", "--ckpt_path", "discrete-air-multimnist", "--covariance=diag", *common])
+    main(["cluster", "--ckpt_path", "discrete-air-multimnist-recipe", "--covariance=diag", *common])
     (run,) = Path("runs").glob("discreteair_*/version_0")
     record = json.loads((run / "clustering.json").read_text())
-    settings = {"checkpoint": "discrete-air-multimnist", "covariance": "diag", "num_clusters": 3, "train_scenes": 30}
+    settings = {
+        "checkpoint": "discrete-air-multimnist-recipe",
+        "covariance": "diag",
+        "num_clusters": 3,
+        "train_scenes": 30,
+    }
     assert settings.items() <= record.items()
     assert record["test_scenes"] == 12  # of TINY_DATA
     assert 0 < record["gmm"]["nmi"] < 1

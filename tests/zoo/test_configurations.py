@@ -20,12 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
     ("given", "file"),
     [
         ("spair", "spair.yaml"),
-        ("quick/spair", "quick/spair.yaml"),
-        ("quick/spair.yaml", "quick/spair.yaml"),
-        ("configs/quick/spair.yaml", "quick/spair.yaml"),
-        ("./configs/quick/spair.yaml", "quick/spair.yaml"),
-        ("configs\\quick\\spair.yaml", "quick/spair.yaml"),
+        ("recipes/quick/spair", "recipes/quick/spair.yaml"),
+        ("recipes/quick/spair.yaml", "recipes/quick/spair.yaml"),
+        ("configs/recipes/quick/spair.yaml", "recipes/quick/spair.yaml"),
+        ("./configs/recipes/quick/spair.yaml", "recipes/quick/spair.yaml"),
+        ("configs\\quick\\spair.yaml", "recipes/quick/spair.yaml"),
         ("experiments/gmair/fruit2d", "experiments/gmair/fruit2d.yaml"),
+        ("quick/spair", "recipes/quick/spair.yaml"),
+        ("configs/quick/spair.yaml", "recipes/quick/spair.yaml"),  # where it was
     ],
 )
 def test_a_name_works_anywhere(given: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,8 +37,8 @@ def test_a_name_works_anywhere(given: str, file: str, tmp_path: Path, monkeypatc
 
 def test_a_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for own in ("spair", "quick/spair.yaml"):
-        Path(own).parent.mkdir(exist_ok=True)
+    for own in ("spair", "recipes/quick/spair.yaml"):
+        Path(own).parent.mkdir(parents=True, exist_ok=True)
         Path(own).write_text("model: SPAIR\n")
         assert configurations.find(own) == Path(own)
 
@@ -46,13 +48,13 @@ def test_all_are_listed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     listed = {line.split()[0]: line for line in listing().partition("configurations")[2].splitlines()[1:]}
     files = {path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in ROOT.glob("configs/**/*.yaml")}
     assert listed.keys() == files
-    assert "learns in ten minutes" in listed["quick/spair"]
+    assert "learns in ten minutes" in listed["recipes/quick/spair"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])
 def test_any_unicode_encoding_is_read(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As editors and shells of Windows write them."""
-    text = "# naïve\n" + (ROOT / "configs/quick/spair.yaml").read_text()
+    text = "# naïve\n" + (ROOT / "configs/recipes/quick/spair.yaml").read_text()
     content = b"\xff\xfe" + text.encode("utf-16-le") if encoding.endswith("bom") else text.encode(encoding)
     (tmp_path / "mine.yaml").write_bytes(content)
     monkeypatch.chdir(tmp_path)
@@ -66,7 +68,12 @@ def test_what_the_command_line_says_counts_wherever_it_stands(tmp_path: Path, ca
     """Options before their class, and before configurations that say otherwise."""
     (tmp_path / "mine.yaml").write_text("trainer:\n  max_steps: 7\n")
     orders = (
-        ["--trainer.max_steps=3", "--data.channels=1", "--config=quick/spair", f"--config={tmp_path / 'mine.yaml'}"],
+        [
+            "--trainer.max_steps=3",
+            "--data.channels=1",
+            "--config=recipes/quick/spair",
+            f"--config={tmp_path / 'mine.yaml'}",
+        ],
         ["--data.init_args.channels=1", "--trainer.max_steps=3", "--model=SPAIR", "--data=MultiMNISTDataModule"],
     )
     for options in orders:
@@ -81,9 +88,9 @@ def test_what_the_command_line_says_counts_wherever_it_stands(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("configs", "known"),
     [
-        (["quick/spair"], "quick/spair"),
-        ([str(ROOT / "configs/quick/spair.yaml")], "quick/spair"),
-        (["/home/me/configs/zoo/configs/experiments/spair/a.yaml", "spair"], "experiments/spair/a+spair"),
+        (["recipes/quick/spair"], "recipes/quick/spair"),
+        ([str(ROOT / "configs/recipes/quick/spair.yaml")], "recipes/quick/spair"),
+        (["/home/me/configs/a/configs/spair/a.yaml", "quick/air"], "spair/a.yaml+recipes/quick/air"),
     ],
 )
 def test_runs_know_configurations_by_name(configs: list[str], known: str) -> None:
@@ -131,10 +138,10 @@ from zoo.__main__ import main
 assert Path(zoo.__file__).parent == Path(sys.argv[1]) / "zoo"
 small, few = {small!r}, {few!r}
 go_on = ["fit", "--ckpt_path=last", "--trainer.max_steps=3"]
-for command in [["list"], ["fit", "--config", "quick/spair", *small, *few], go_on]:
+for command in [["list"], ["fit", "--config", "recipes/quick/spair", *small, *few], go_on]:
     sys.argv = ["zoo", *command]
     main()
-images = zoo.load("spair-multimnist").generate(4, (48, 48), count=3).reconstruction
+images = zoo.load("spair-multimnist-recipe").generate(4, (48, 48), count=3).reconstruction
 print(len(zoo.load("last").predict(images).objects()), "images")
 """
 
@@ -164,7 +171,7 @@ def test_the_wheel_has_all_that_a_user_needs(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(site)]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "quick/spair" in done.stdout
+    assert "recipes/quick/spair" in done.stdout
     assert "4 images" in done.stdout
     (run,) = work.glob("runs/*/version_1")
-    assert '"experiment": "quick/spair"' in (run / "run.json").read_text()
+    assert '"experiment": "recipes/quick/spair"' in (run / "run.json").read_text()

@@ -42,7 +42,7 @@ def test_what_the_workspace_shows_is_what_runs_and_benchmarks_log(monkeypatch: p
     options = [f"--data.init_args.{key}={value}" for key, value in TINY.items()]
     options += ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
     options += ["--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1", "--wandb=offline"]
-    train(["fit", "--config", str(ROOT / "configs/quick/discrete_air.yaml"), *options])
+    train(["fit", "--config", str(ROOT / "configs/recipes/quick/discrete_air.yaml"), *options])
     wandb.finish()  # as the end of the process does: only then is everything written
     (run,) = Path("runs").glob("*/version_0")
     (folder,) = (run / "wandb").glob("offline-run-*")

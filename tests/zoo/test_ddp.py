@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "model" in yaml.safe_load(path.read_text()))
-FAST = [ROOT / "configs" / "quick" / "spair.yaml"]  # training wheels
+FAST = [ROOT / "configs" / "recipes" / "quick" / "spair.yaml"]  # training wheels
 Steps = list[dict[str, torch.Tensor | None]]
 
 

@@ -64,11 +64,11 @@ def test_a_torch_program_sees_what_the_model_sees_without_lightning(
         check(torch.load("seen.pt"), scene, 1e-4)
 
 
-SEGFORMER = "ast-seg-clevrtex-synthetic"
+SEGFORMER = "ast-seg-clevrtex-synthetic-recipe"
 
 
 @pytest.mark.parametrize(
-    "name", ["spair-multimnist", "air-multimnist", pytest.param(SEGFORMER, marks=pytest.mark.slow)]
+    "name", ["spair-multimnist-recipe", "air-multimnist-recipe", pytest.param(SEGFORMER, marks=pytest.mark.slow)]
 )
 def test_an_onnx_program_sees_what_the_model_sees(name: str, tmp_path: Path, capsys) -> None:
     runtime = pytest.importorskip("onnxruntime")
@@ -90,7 +90,7 @@ def test_an_onnx_program_sees_what_the_model_sees(name: str, tmp_path: Path, cap
 
 
 def test_drawing_in_whole_images_is_the_same_function() -> None:
-    model = zoo.load("spair-multimnist")
+    model = zoo.load("spair-multimnist-recipe")
     images = images_for(model, 3)
     with torch.no_grad():
         usual = model(images)
@@ -121,6 +121,6 @@ def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:
         export.export(SPAIR(**small), tmp_path / "a")
     with pytest.raises(ValueError, match="format='keras': must be one of torch, onnx"):
         export.export(SPAIR(**small), tmp_path / "a", "keras")  # type: ignore[arg-type]
-    with pytest.raises(SystemExit, match="did you mean spair-multimnist"):
+    with pytest.raises(SystemExit, match="did you mean spair-multimnist-recipe"):
         export.main(["--ckpt_path=spair"])
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from zoo.cli import main
 from zoo.models import SPAIR
 
-QUICK = str(Path(__file__).resolve().parents[2] / "configs" / "quick" / "spair.yaml")
+QUICK = str(Path(__file__).resolve().parents[2] / "configs" / "recipes" / "quick" / "spair.yaml")
 SIZES = {"num_train": 32, "num_val": 8, "num_test": 8, "batch_size": 4, "eval_batch_size": 4, "source": "uci"}
 SMALL = [f"--data.init_args.{key}={value}" for key, value in SIZES.items()]
 SMALL += ["--model.init_args.backbone_channels=8", "--wandb=disabled", "--trainer.accelerator=cpu"]

@@ -87,12 +87,18 @@ def test_masks_boxes_and_vectors_are_those_of_the_pictures_as_they_were(tmp_path
 
 def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, monkeypatch, capsys) -> None:
     generator = torch.Generator().manual_seed(0)
-    images = zoo.load("spair-multimnist").generate(3, (48, 60), generator, count=3).reconstruction
+    images = zoo.load("spair-multimnist-recipe").generate(3, (48, 60), generator, count=3).reconstruction
     (tmp_path / "in").mkdir()
     for i, image in enumerate(images):
         Image.fromarray((image[0] * 255).byte().numpy()).save(tmp_path / "in" / f"{i}.png")
     Image.new("RGB", (96, 72)).save(tmp_path / "in" / "3.png")  # of another size: a batch of its own
-    arguments = ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    arguments = [
+        "--ckpt_path=spair-multimnist-recipe",
+        "--images",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     arguments += ["--device=cpu", "--batch_size=2", "--no-pictures", "--image_size=original"]
     monkeypatch.setattr(sys, "argv", ["zoo", "predict", *arguments])
     command_line.main()
@@ -100,7 +106,7 @@ def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, mo
     assert not (tmp_path / "out" / "pictures").exists()
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     files = [str(tmp_path / "in" / f"{i}.png") for i in range(3)]
-    expected = [found for objects in zoo.load("spair-multimnist").predict(files).objects() for found in objects]
+    expected = [found for objects in zoo.load("spair-multimnist-recipe").predict(files).objects() for found in objects]
     seen = [own for own in content["annotations"] if own["image_id"] < 4]
     assert len(seen) == len(expected) > 3
     for own, found in zip(seen, expected, strict=True):
@@ -140,7 +146,7 @@ def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, mo
         (["--images", "small", "--threshold", "2"], "threshold=2.0: must be in"),
         (["--images", "small", "--image_size", "1", "2", "3"], "image_size=.*must be a whole number or"),
         (["--images", "small", "--device", "abacus"], "no device 'abacus'"),
-        (["--images", "small", "--ckpt_path", "spair"], "no checkpoint 'spair': did you mean spair-multimnist"),
+        (["--images", "small", "--ckpt_path", "spair"], "no checkpoint 'spair': did you mean spair-multimnist-recipe"),
     ],
 )
 def test_mistakes_are_explained_in_a_line_and_leave_nothing(
@@ -155,7 +161,7 @@ def test_mistakes_are_explained_in_a_line_and_leave_nothing(
     Image.new("L", (8, 8)).save("small/a.png")
     Path("link").symlink_to("small")
     with pytest.raises(SystemExit, match=message):
-        folder.main(["--ckpt_path=spair-multimnist", *options])
+        folder.main(["--ckpt_path=spair-multimnist-recipe", *options])
     assert not Path("predictions").exists()
 
 
@@ -248,7 +254,7 @@ def test_an_interrupt_says_where_it_is(five: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(folder, "draw_objects", interrupted)
     with pytest.raises(SystemExit) as caught:
-        folder.main(["--ckpt_path=spair-multimnist", "--images", str(five), "--out", str(five.parent / "out")])
+        folder.main(["--ckpt_path=spair-multimnist-recipe", "--images", str(five), "--out", str(five.parent / "out")])
     assert caught.value.code == 130
     said = f"zoo: interrupted; what was found in 2 of 5 images is in {five.parent}/out/predictions.json"
     assert said in capsys.readouterr().err
@@ -296,7 +302,13 @@ def test_images_that_the_model_does_not_take_cost_no_others(five: Path) -> None:
 def test_photos_are_seen_in_the_size_that_the_model_was_trained_at(tmp_path: Path, capsys) -> None:
     (tmp_path / "in").mkdir()
     Image.effect_noise((300, 200), 120).save(tmp_path / "in" / "a.png")
-    arguments = ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    arguments = [
+        "--ckpt_path=spair-multimnist-recipe",
+        "--images",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     seen = {}
     for size in ([], ["--image_size", "48"], ["--image_size", "60", "72"], ["--image_size", "original"]):
         folder.main([*arguments, *size])

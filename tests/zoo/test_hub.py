@@ -90,7 +90,7 @@ def test_the_card_of_a_run_has_its_metrics_and_how_it_was_trained(tmp_path: Path
     model.steps_trained = 77
     content = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 0}  # of a trainer that tested
     torch.save(content, run / "checkpoints" / "best.ckpt")
-    about = {"experiment": "quick/spair", "seed": 3, "hardware": "an abacus", "wall_s": 60.0}
+    about = {"experiment": "recipes/quick/spair", "seed": 3, "hardware": "an abacus", "wall_s": 60.0}
     (run / "run.json").write_text(json.dumps({**about, "metrics": {"ap50": 0.5, "kl_what": 3.0}}))
     loaded = zoo.load(run)
     assert loaded.facts["metrics"] == {"ap50": 0.5}
@@ -136,7 +136,7 @@ def test_what_the_hub_does_not_have_is_explained(hub: Path) -> None:
     with pytest.raises(weights.CheckpointError, match=r"no checkpoint of revision 'v9' came"):
         zoo.load("user/spair", revision="v9")
     with pytest.raises(weights.CheckpointError, match=r"revision='v1' is for ids on the hub"):
-        zoo.load("spair-multimnist", revision="v1")
+        zoo.load("spair-multimnist-recipe", revision="v1")
     for name in ("model.safetensors", "config.json"):
         (hub / "snapshots" / REVISIONS[0] / name).rename(hub / name)
         with pytest.raises(

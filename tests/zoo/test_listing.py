@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import zoo
-from zoo import configurations, registry, weights
+from zoo import configurations, registry, results, weights
 from zoo.__main__ import listing, usage
 
 
@@ -20,9 +20,14 @@ def test_checkpoints_are_listed_with_data_metrics_size_and_licence() -> None:
     for path in weights.SHIPPED.glob("*.safetensors"):
         record = json.loads(path.with_suffix(".json").read_text())
         said = re.search(
-            r"(\w+) on ([\w.-]+) by (\S+), ([\d.]+) M param.*, ([\d.]+) MB, ([\w.-]+): (.*)", lines[path.stem]
+            r"(?<=: )(\w+) on ([\w.-]+) by (\S+), ([\d.]+) M param.*, ([\d.]+) MB, ([\w.-]+): (.*)", lines[path.stem]
         )
         assert said, lines[path.stem]
+        setting = path.stem.rsplit("-", 1)[-1]  # names say it, too
+        assert lines[path.stem].split()[1] == f"{setting}:"
+        assert zoo.list_weights()[path.stem]["setting"] == setting
+        experiment, changes = (record["training"].get(key, "") for key in ("experiment", "changes"))
+        assert results.setting(experiment, changes) == setting
         assert said[1] == record["class"]
         assert said[2] == record["data"]["name"]
         assert yaml.safe_load(configurations.find(said[3]).read_text())["model"]["class_path"] in (said[1], "DAIR")
@@ -34,11 +39,11 @@ def test_checkpoints_are_listed_with_data_metrics_size_and_licence() -> None:
 
 
 def test_a_record_may_name_another_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = zoo.load("spair-multimnist")
+    model = zoo.load("spair-multimnist-recipe")
     zoo.save(model, tmp_path / "theirs", license="cc-by-nc-4.0")
     monkeypatch.setattr(weights, "SHIPPED", tmp_path)
     assert zoo.list_weights()["theirs"]["license"] == "cc-by-nc-4.0"
-    assert re.search(r"theirs +SPAIR on .* M parameters, 1\.7 MB, cc-by-nc-4\.0: ap50", listing())
+    assert re.search(r"theirs +recipe: SPAIR on .* M parameters, 1\.7 MB, cc-by-nc-4\.0: ap50", listing())
 
 
 def test_the_usage_names_every_verb_and_each_is_there() -> None:

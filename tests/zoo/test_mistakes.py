@@ -13,7 +13,7 @@ from PIL import Image
 from zoo import configurations
 from zoo.__main__ import main
 
-QUICK = "quick/spair"
+QUICK = "recipes/quick/spair"
 SPAIR = configurations.find(QUICK).read_text(encoding="utf-8")
 BASE = ["--wandb=disabled", "--trainer.accelerator=cpu", "--trainer.max_steps=2", "--trainer.val_check_interval=1"]
 BASE += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -68,7 +68,7 @@ MISTAKES = [
     ([*FIT, "--trainer.callbacks=EarlyStop"], "no class 'EarlyStop', did you mean 'EarlyStopping'"),
     (["fit", "--model.help", "SPIAR"], "no model 'SPIAR', did you mean 'SPAIR'"),
     ([*FIT, "--model"], "--model needs a value: AIR, "),
-    (["fit"], "fit needs data and model: --config quick/spair, say"),
+    (["fit"], "fit needs data and model: --config spair, say"),
     (["fit", "--model=SPAIR"], "fit needs data"),
     (["fit", "--data=MultiMNISTDataModule"], "fit needs model"),
     # values
@@ -116,10 +116,10 @@ MISTAKES = [
         for verb in ("validate", "test", "predict", "cluster")
     ),
     (["test"], "test needs --ckpt_path"),
-    (["test", "spair-multimnist"], "test needs --ckpt_path spair-multimnist, say"),
-    (["test", "--checkpoint=spair-multimnist"], "test needs --ckpt_path, not --checkpoint"),
+    (["test", "spair-multimnist-recipe"], "test needs --ckpt_path spair-multimnist-recipe, say"),
+    (["test", "--checkpoint=spair-multimnist-recipe"], "test needs --ckpt_path, not --checkpoint"),
     ([*FIT, "--ckpt_path"], "--ckpt_path needs a value"),
-    ([*FIT, "--ckpt_path=spair-multimnits"], "did you mean spair-multimnist"),
+    ([*FIT, "--ckpt_path=spair-multimnits"], "did you mean spair-multimnist-recipe"),
     ([*FIT, "--ckpt_path=text.txt"], "text.txt cannot be read: damaged, or not a checkpoint"),
     ([*FIT, "--ckpt_path=other.ckpt"], "other.ckpt is a checkpoint, but not one of this zoo: it has no 'zoo'"),
     ([*FIT, "--ckpt_path=photos"], "no best.ckpt or last.ckpt in photos"),
@@ -127,7 +127,7 @@ MISTAKES = [
         [*FIT, "--ckpt_path=foreign"],
         "foreign/model.safetensors is no checkpoint of this zoo: config.json names no format_version and class",
     ),
-    ([*FIT, "--ckpt_path=air-multimnist"], "holds an AIR, but the configuration asks for a SPAIR"),
+    ([*FIT, "--ckpt_path=air-multimnist-recipe"], "holds an AIR, but the configuration asks for a SPAIR"),
     ([*GO_ON, "--model=AIR"], "holds a SPAIR, but the configuration asks for an AIR"),
     (
         [*GO_ON, "--model.what_dim=7"],
@@ -143,16 +143,16 @@ MISTAKES = [
     ([*FOLDER, "--data.folder=damaged"], r"damaged/\d.png.* cannot be read.*skip_bad"),
     # other verbs
     (["show"], "show needs --ckpt_path; --help says more"),
-    (["show", "--ckp=spair-multimnist"], "show needs --ckpt_path, not --ckp"),
+    (["show", "--ckp=spair-multimnist-recipe"], "show needs --ckpt_path, not --ckp"),
     (["show", "--ckpt_path=nothing"], "no checkpoint 'nothing'"),
     (
-        ["predict", "--ckpt_path=spair-multimnist", "--image=photos"],
+        ["predict", "--ckpt_path=spair-multimnist-recipe", "--image=photos"],
         "no option --image here; `predict --images FOL",
     ),
-    (["predict", "--ckpt_path=spair-multimnist", "--images=photos", "--thresh=1"], "did you mean --threshold?"),
-    (["export", "--ckpt_path=spair-multimnist", "--format=tflite"], "--format: invalid choice: 'tflite'"),
+    (["predict", "--ckpt_path=spair-multimnist-recipe", "--images=photos", "--thresh=1"], "did you mean --threshold?"),
+    (["export", "--ckpt_path=spair-multimnist-recipe", "--format=tflite"], "--format: invalid choice: 'tflite'"),
     (["benchmark"], "benchmark needs --configs"),
-    (["benchmark", "--config=quick/spair"], "benchmark needs --configs, not --config"),
+    (["benchmark", "--config=recipes/quick/spair"], "benchmark needs --configs, not --config"),
     (["benchmark", "--configs=nowhere.yaml"], "no file nowhere.yaml"),
     (["dashboard", "--wanb=offline"], "dashboard has no option --wanb, did you mean --wandb?"),
     (["page", "--port=99999999"], "port must be 0-65535"),

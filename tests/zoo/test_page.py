@@ -34,7 +34,7 @@ QUIET += ["--disable-component-update", "--disable-sync"]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PageServer]:
-    names = ["spair-multimnist", "discrete-air-multisprites"]
+    names = ["spair-multimnist-recipe", "discrete-air-multisprites-recipe"]
     with PageServer(Checkpoints(names, "cpu"), port=0) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
         yield served
@@ -70,10 +70,10 @@ def picture(text: str) -> np.ndarray:
 
 
 def test_what_is_seen_is_what_the_model_predicts(server: PageServer) -> None:
-    status, answer = ask(server, "see?checkpoint=spair-multimnist&threshold=0.3", png(digits()))
+    status, answer = ask(server, "see?checkpoint=spair-multimnist-recipe&threshold=0.3", png(digits()))
     assert status == 200
     seen = json.loads(answer)
-    scene = zoo.load("spair-multimnist").predict(digits(), image_size=48, fit="pad")
+    scene = zoo.load("spair-multimnist-recipe").predict(digits(), image_size=48, fit="pad")
     (expected,) = scene.objects(0.3)
     assert len(seen["objects"]) == len(expected) == 3
     for mine, theirs in zip(seen["objects"], expected, strict=True):
@@ -93,12 +93,13 @@ def test_what_is_seen_is_what_the_model_predicts(server: PageServer) -> None:
 
 
 def test_categories_and_scenes_of_its_kind(server: PageServer) -> None:
-    scenes = [ask(server, f"scene?checkpoint=discrete-air-multisprites&index={i}") for i in (0, 1, 0)]
+    scenes = [ask(server, f"scene?checkpoint=discrete-air-multisprites-recipe&index={i}") for i in (0, 1, 0)]
     assert [status for status, _ in scenes] == [200] * 3
     assert scenes[0] == scenes[2] != scenes[1]
     assert Image.open(io.BytesIO(scenes[0][1])).size == (64, 64)
     found = [
-        json.loads(ask(server, "see?checkpoint=discrete-air-multisprites", body)[1])["objects"] for _, body in scenes
+        json.loads(ask(server, "see?checkpoint=discrete-air-multisprites-recipe", body)[1])["objects"]
+        for _, body in scenes
     ]
     objects = [one for objects in found for one in objects]
     assert objects
@@ -107,17 +108,17 @@ def test_categories_and_scenes_of_its_kind(server: PageServer) -> None:
 
 def test_the_checkpoints_are_described_and_nothing_else_is_served(server: PageServer) -> None:
     (spair, discrete) = json.loads(ask(server, "checkpoints")[1])
-    assert (spair["name"], spair["model"]) == ("spair-multimnist", "SPAIR")
+    assert (spair["name"], spair["model"]) == ("spair-multimnist-recipe", "SPAIR")
     assert (spair["size"], discrete["size"]) == ([48, 48], [64, 64])
     image = png(Image.new("L", (48, 48)))
     for target, body, status, message in (
-        ("see?checkpoint=spair-multimnist", b"no image", 400, "cannot be read as an image"),
+        ("see?checkpoint=spair-multimnist-recipe", b"no image", 400, "cannot be read as an image"),
         ("see?checkpoint=/etc/passwd", image, 400, "there is no checkpoint '/etc/passwd' here"),
         ("see", image, 400, "'checkpoint' is missing"),
-        ("see?checkpoint=spair-multimnist&threshold=2", image, 400, "threshold=2.0"),
-        ("see?checkpoint=spair-multimnist&threshold=low", image, 400, "could not convert"),
-        ("see?checkpoint=spair-multimnist", b"", 400, "MiB"),
-        ("scene?checkpoint=spair-multimnist&index=x", None, 400, "invalid literal"),
+        ("see?checkpoint=spair-multimnist-recipe&threshold=2", image, 400, "threshold=2.0"),
+        ("see?checkpoint=spair-multimnist-recipe&threshold=low", image, 400, "could not convert"),
+        ("see?checkpoint=spair-multimnist-recipe", b"", 400, "MiB"),
+        ("scene?checkpoint=spair-multimnist-recipe&index=x", None, 400, "invalid literal"),
         ("../pyproject.toml", None, 404, "Not Found"),
         ("other", image, 404, "Not Found"),
     ):
@@ -125,7 +126,7 @@ def test_the_checkpoints_are_described_and_nothing_else_is_served(server: PageSe
         assert code == status, target
         assert message in answer.decode(), target
     # a page elsewhere whose name was made to mean this machine
-    code, answer = ask(server, "see?checkpoint=spair-multimnist", image, Host="evil.example:80")
+    code, answer = ask(server, "see?checkpoint=spair-multimnist-recipe", image, Host="evil.example:80")
     assert (code, b"not served" in answer) == (403, True)
     assert b"https://" not in ask(server, "")[1]  # the page is whole without a network
 
@@ -137,7 +138,7 @@ def test_models_without_data_imagine_scenes_and_mistakes_are_known_at_once(tmp_p
     assert Image.open(io.BytesIO(offered.scene(str(mine), 3))).size == (48, 48)
     assert offered.see(str(mine), Image.new("RGB", (70, 50)), 0.5)["size"] == [50, 70]  # any size
     for arguments, message in (
-        (["--ckpt_path", "spair-multimnits"], "did you mean spair-multimnist"),
+        (["--ckpt_path", "spair-multimnits"], "did you mean spair-multimnist-recipe"),
         (["--host=256.0.0.1"], "zoo: "),
         (["--port=99999"], "port"),
         (["--device=abacus"], "abacus"),
@@ -235,7 +236,7 @@ def test_in_a_browser_one_drops_draws_and_chooses(server: PageServer, tmp_path: 
             tab.evaluate(code, [base64.b64encode(content).decode(), name, kind])
 
         turn(lambda: drop("digits.png", png(digits()), "image/png"))
-        expected = len(zoo.load("spair-multimnist").predict(digits(), image_size=48, fit="pad").objects()[0])
+        expected = len(zoo.load("spair-multimnist-recipe").predict(digits(), image_size=48, fit="pad").objects()[0])
         assert tab.locator(".object").count() == expected == 3
         assert f"{expected} objects" in tab.inner_text("#count")
         assert tab.evaluate("document.getElementById('found').naturalWidth") == 192
@@ -268,7 +269,7 @@ def test_in_a_browser_one_drops_draws_and_chooses(server: PageServer, tmp_path: 
         turn(lambda: tab.locator("#threshold").fill("1"))
         assert tab.inner_text("#value") == "1.00"
         turn(lambda: tab.locator("#threshold").fill("0.5"))
-        turn(lambda: tab.select_option("#checkpoint", "discrete-air-multisprites"))
+        turn(lambda: tab.select_option("#checkpoint", "discrete-air-multisprites-recipe"))
         assert tab.locator(".object").count() == 0 or "category" in tab.inner_text(".object >> nth=0")
         turn(lambda: tab.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": png(digits())}))
         browser.close()

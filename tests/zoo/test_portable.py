@@ -28,7 +28,8 @@ from zoo.__main__ import main
 
 small = [f"--data.init_args.{key}=8" for key in ("num_train", "num_val", "num_test", "batch_size")]
 small += ["--data.init_args.source=uci", "--trainer.accelerator=cpu", "--wandb=disabled"]
-sys.argv = ["zoo", "fit", "--config=quick/spair", *small, "--trainer.max_steps=2", "--trainer.val_check_interval=1"]
+sys.argv = ["zoo", "fit", "--config=recipes/quick/spair", *small]
+sys.argv += ["--trainer.max_steps=2", "--trainer.val_check_interval=1"]
 main()
 (run,) = Path("runs").glob("*/version_0/run.json")
 record = json.loads(run.read_text())

@@ -11,7 +11,7 @@ from zoo import publish, weights
 from zoo.models import SPAIR
 
 SMALL = {"channels": 1, "backbone_channels": 8, "encoder_hidden": [16], "decoder_hidden": [16], "what_dim": 4}
-TRAINING = {"experiment": "quick/spair", "seed": 3, "max_steps": 7, "batch_size": 2, "revision": "0"}
+TRAINING = {"experiment": "recipes/quick/spair", "seed": 3, "max_steps": 7, "batch_size": 2, "revision": "0"}
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, mo
     record = zoo.list_weights()["mine"]
     assert record["step"] == 7
     assert record["training"] == {key: TRAINING[key] for key in ("experiment", "seed", "revision")}
+    assert record["setting"] == "recipe"
     assert record["metrics"] == record["results"][0]["metrics"]  # as measured now
     assert record["metrics"]["ap50"] >= 0
 

@@ -199,7 +199,7 @@ def test_it_prints_what_zoo_test_prints(tmp_path: Path, monkeypatch: pytest.Monk
             annotations.append(own | {"area": (x2 - x1) * (y2 - y1), "iscrowd": 0})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "digit"}]}
     Path("digits/all.json").write_text(json.dumps(content))
-    common = ["--ckpt_path", "spair-multimnist"]
+    common = ["--ckpt_path", "spair-multimnist-recipe"]
     data = [f"--data.init_args.{option}" for option in ("folder=digits", "annotations=all.json", "image_size=48")]
     data += ["--data.init_args.channels=1", "--data.init_args.batch_size=1", "--data.init_args.data_dir=."]
     own = ["--data", "ImageFolderDataModule", *data, "--wandb=disabled", "--trainer.accelerator=cpu"]
@@ -246,7 +246,7 @@ def test_categories_are_matched_where_they_are_asked_for(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="match_categories is for annotations"):
         folder.predict_folder(Squares(), tmp_path / "in", tmp_path / "out", match_categories=True)
     with pytest.raises(ValueError, match="SPAIR tells no categories apart"):
-        folder.predict_folder(zoo.load("spair-multimnist"), tmp_path / "in", tmp_path / "out", **options)
+        folder.predict_folder(zoo.load("spair-multimnist-recipe"), tmp_path / "in", tmp_path / "out", **options)
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -376,7 +376,13 @@ def test_faults_in_annotations_are_explained_and_leave_nothing(
     content = write(tmp_path, TRUE)
     change(content)
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    arguments = ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    arguments = [
+        "--ckpt_path=spair-multimnist-recipe",
+        "--images",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     arguments += ["--annotations", str(tmp_path / "truth.json")]
     with pytest.raises(SystemExit, match=rf"zoo: .*truth\.json:? .*{said}|zoo: .*truth\.json.*{said}"):
         folder.main(arguments)

@@ -130,9 +130,9 @@ def test_what_cannot_be_shown_is_explained(tmp_path: Path, monkeypatch: pytest.M
     zoo.save(SPAIR(channels=1, backbone_channels=4), "unknown")
     for options, message in (
         (["--ckpt_path=unknown.safetensors"], "does not say what it was trained on: give a folder of --images"),
-        (["--ckpt_path=spair"], "no checkpoint 'spair': did you mean spair-multimnist"),
-        (["--ckpt_path=spair-multimnist", "--images=nowhere"], "there is no folder or file nowhere"),
-        (["--ckpt_path=spair-multimnist", "--num_images=0"], "num_images=0"),
+        (["--ckpt_path=spair"], "no checkpoint 'spair': did you mean spair-multimnist-recipe"),
+        (["--ckpt_path=spair-multimnist-recipe", "--images=nowhere"], "there is no folder or file nowhere"),
+        (["--ckpt_path=spair-multimnist-recipe", "--num_images=0"], "num_images=0"),
     ):
         with pytest.raises(SystemExit, match=message):
             show.main(options)
@@ -145,7 +145,7 @@ def test_images_that_cannot_be_shown_are_skipped_and_named(tmp_path: Path, capsy
     (tmp_path / "in" / "b.png").write_text("no image")
     Image.new("L", (4, 90)).save(tmp_path / "in" / "c.png")
     out = str(tmp_path / "sheet.png")
-    arguments = ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in"), "--device=cpu"]
+    arguments = ["--ckpt_path=spair-multimnist-recipe", "--images", str(tmp_path / "in"), "--device=cpu"]
     show.main([*arguments, "--out", out, "--image_size", "original"])
     said = capsys.readouterr()
     assert said.out == f"{out}\n"
@@ -163,5 +163,11 @@ def test_images_that_cannot_be_shown_are_skipped_and_named(tmp_path: Path, capsy
         assert (picture.read_bytes() if picture.exists() else None) == before
     with pytest.raises(SystemExit, match=r"a\.png would be among"):  # nor is the image itself replaced
         show.main(
-            ["--ckpt_path=spair-multimnist", "--images", str(tmp_path / "in/a.png"), "--out", f"{tmp_path}/in/a.png"]
+            [
+                "--ckpt_path=spair-multimnist-recipe",
+                "--images",
+                str(tmp_path / "in/a.png"),
+                "--out",
+                f"{tmp_path}/in/a.png",
+            ]
         )

@@ -55,8 +55,14 @@ def test_half_precision_keeps_parameters_to_three_digits_in_half_the_space(tmp_p
 
 
 def test_unknown_names_list_the_known_and_the_close_ones() -> None:
-    with pytest.raises(weights.CheckpointError, match="did you mean spair-multimnist"):
+    with pytest.raises(weights.CheckpointError, match="did you mean spair-multimnist-recipe"):
         zoo.load("spair-multimnits")
+
+
+def test_names_that_did_not_say_recipe_go_on_loading_and_say_what_they_are_called_now() -> None:
+    for name in ("air-multimnist", "spair-multimnist", "ast-seg-unet-clevrtex-synthetic"):
+        with pytest.warns(UserWarning, match=f"{name} is called {name}-recipe now, as it is a recipe"):
+            assert weights.find(name) == weights.find(f"{name}-recipe")
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
@@ -131,7 +137,7 @@ def test_checkpoints_older_than_a_hyperparameter_go_on_doing_what_they_did(saved
     for name, record in zoo.list_weights().items():
         if record["class"] in ("SPAIR", "GMAIR") and "color_edge" not in record["init_args"]:
             assert zoo.load(name).hp.color_edge == "zeros"
-    assert zoo.load("spair-multimnist").hp.color_edge == "zeros"
+    assert zoo.load("spair-multimnist-recipe").hp.color_edge == "zeros"
     assert SPAIR(**SMALL).hp.color_edge == zoo.load(saved).hp.color_edge == "repeat"
     beside = saved.with_suffix(".json")
     record = json.loads(beside.read_text())

@@ -14,6 +14,7 @@ import zoo
 from zoo.callbacks.checkpoints import best_checkpoint
 from zoo.evaluation import METRIC_NAMES
 from zoo.files import write_json
+from zoo.results import setting
 
 try:
     import resource
@@ -29,13 +30,13 @@ class RunRecord(Callback):
     validation, and the seconds of training until then. A run that was resumed counts the time of all its parts.
 
     Args:
-        experiment: The configurations it was started from, as in `quick/spair`.
+        experiment: The configurations it was started from, as in `recipes/quick/spair`.
         changes: What the command line changed in them.
         seed: The run's seed.
     """
 
     def __init__(self, experiment: str = "", changes: str = "", seed: int | None = None) -> None:
-        self._about = {"experiment": experiment, "changes": changes, "seed": seed}
+        self._about: dict[str, Any] = {"experiment": experiment, "changes": changes, "seed": seed}
         self._elapsed = 0.0
         self._since: float | None = None
         self._history: list[dict[str, float]] = []
@@ -80,6 +81,7 @@ class RunRecord(Callback):
             Path(log_dir, "run.json"),
             {
                 **self._about,
+                "setting": setting(self._about["experiment"], self._about["changes"]),
                 "model": type(pl_module).__name__,
                 "data": getattr(data, "name", type(data).__name__),
                 "revision": _revision(),

@@ -13,7 +13,7 @@ from zoo import results
 def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     """Draw a bar for each experiment and metric: mean and standard deviation over seeds, each seed a dot.
 
-    Papers' figures, from zoo/published.csv, are black strokes.
+    Papers' figures, from zoo/published.csv, are black strokes, where setting, data and metric are theirs.
 
     Args:
         rows: Of `zoo.results.read`.
@@ -27,7 +27,6 @@ def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     metrics = [name for name in results.HEADLINES if any(row.get(name) for row in rows)]
     if not metrics:
         return None
-    published = {(r["experiment"], r["metric"]): float(r["mean"]) for r in results.read(results.PUBLISHED)}
     figure = Figure(figsize=(2.2 + 2.6 * len(metrics), 1.3 + 0.45 * len(groups)), layout="constrained")
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     shows_papers = False
@@ -41,10 +40,10 @@ def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
                 text = f"{mean(values):.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
                 ax.text(0.02, i, text, va="center", fontsize=7, zorder=5)
                 ax.scatter(values, [i] * len(values), s=9, color="0.15", zorder=3, linewidths=0)
-            paper = published.get((own[0]["experiment"], metric))
+            paper = results.published(own[0]["experiment"], own[0]["changes"], own[0]["data"], metric)
             if paper is not None:
                 shows_papers = True
-                ax.plot([paper] * 2, [i - 0.38, i + 0.38], color="black", linewidth=2.5, zorder=4)
+                ax.plot([float(paper["mean"])] * 2, [i - 0.38, i + 0.38], color="black", linewidth=2.5, zorder=4)
         ax.set_title(results.TITLES.get(metric, metric), fontsize=10)
         ax.set_xlim(0, 1.02)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"], fontsize=8)

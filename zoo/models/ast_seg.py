@@ -15,7 +15,7 @@ the paper is silent (dropout, order of operations in the U-Net) the program deci
 - An activation is at most e^40 times the background's, so that its gradient stays finite.
 - U-Nets whose maps are coarser than the image (`unet_stride`) end at the resolution asked for. Our own.
 
-From random weights it learns slowly if at all. Cures, off by default, our own, as in configs/quick/ast_seg.yaml:
+From random weights it learns slowly if at all. Cures, off by default, our own, as in recipes/quick/ast_seg.yaml:
 
 - `background_activation` of 2 lets heads start at once, `scale_bias` with objects of a few percent of the image, and
   `scale_gain` keeps them at that until they are in place: glimpses that may grow at once end at the largest scale.

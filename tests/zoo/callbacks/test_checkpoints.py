@@ -16,7 +16,7 @@ from zoo.callbacks.checkpoints import write_checkpoint
 from zoo.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
-QUICK = str(ROOT / "configs" / "quick" / "spair.yaml")
+QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
 SIZES = {"num_train": 32, "num_val": 8, "num_test": 8, "batch_size": 4, "eval_batch_size": 4, "source": "uci"}
 MODEL = {"backbone_channels": 8, "encoder_hidden": "[16]", "decoder_hidden": "[16]", "what_dim": 4}
 SMALL = [f"--data.init_args.{key}={value}" for key, value in SIZES.items()]

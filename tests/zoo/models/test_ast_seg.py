@@ -365,7 +365,7 @@ def test_backgrounds_of_another_form_are_refused_with_the_settings_that_fit(tmp_
     with pytest.raises(CheckpointError, match="background_form: simple, background_code_dim: 6, background_width"):
         model.load_pretrained()
     with pytest.raises(CheckpointError, match="holds a SPAIR"):
-        ASTSeg(**{**SMALL, "background": "spair-multimnist"}).load_pretrained()
+        ASTSeg(**{**SMALL, "background": "spair-multimnist-recipe"}).load_pretrained()
     with pytest.raises(CheckpointError, match="no checkpoint 'nowhere'"):
         ASTSeg(**{**SMALL, "background": "nowhere"}).load_pretrained()
 

@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
     "where_hidden": [16], "encoder_hidden": [32], "template_hidden": [16], "attribute_hidden": [16],
     "scale_prior": [-0.7, 0.2], "count_prior_odds": [100.0, 0.01, 50, "exponential"], "lr": 2e-3,
 }  # fmt: skip
-# the cures of configs/discrete_air.yaml, in as small a network as learns
+# the cures of configs/recipes/discrete_air/multimnist.yaml, in as small a network as learns
 CURES: dict[str, Any] = {
     "template_hidden": [], "template_gain": 10.0, "template_blob": 2.0, "template_noise": 0.5, "decoder_bias": 0.0,
     "heat_map": True, "heat_channels": 16, "second_glimpse": True, "second_hidden": [32], "detach_canvas": True,

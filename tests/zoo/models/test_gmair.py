@@ -31,7 +31,7 @@ SMALL = {
     "encoder_hidden": [20],
     "decoder_channels": [16, 16, 16, 8],
 }
-# the cures of configs/quick/gmair.yaml, in as small a network as learns
+# the cures of configs/recipes/quick/gmair.yaml, in as small a network as learns
 LEARNS = {
     **SMALL,
     "anchor": 36.0,

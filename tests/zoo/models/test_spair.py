@@ -15,7 +15,7 @@ SMALL = {
     "decoder_hidden": [40],
     "what_dim": 8,
 }
-# the cures of configs/quick/spair.yaml, in as small a network as learns
+# the cures of configs/recipes/quick/spair.yaml, in as small a network as learns
 LEARNS = {
     **SMALL,
     "backbone_channels": 32,
