@@ -426,7 +426,7 @@ def test_further_variants_are_named_on_the_command_line(tmp_path, monkeypatch):
     common = ["--data.init_args.test_also=[outd,camo]", "--data.init_args.num_test=4", "--wandb=disabled"]
     common += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.precision=32"]
     for verb in ("test", "predict"):
-        main([verb, "--ckpt_path=ast-seg-unet-clevrtex-synthetic", *common])
+        main([verb, "--ckpt_path=ast-seg-unet-clevrtex-synthetic-recipe", *common])
     tested, predicted = sorted(tmp_path.glob("runs/*/version_*"))
     (row,) = csv.DictReader((tested / "metrics.csv").read_text().splitlines())
     assert {"test/miou", "test/miou/full", "test/miou/outd", "test/miou/camo"} <= row.keys()
