@@ -194,7 +194,8 @@ def find(source: str | os.PathLike[str], prefer: str = "best", revision: str | N
     if path.is_file():
         return path
     names = [p.stem for p in sorted(SHIPPED.glob("*.safetensors"))]
-    close = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
+    begun = [name for name in names if text and name.startswith(text)]  # as in `spair`, which is close to none
+    close = begun or difflib.get_close_matches(text, names, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise CheckpointError(
         f"no checkpoint {text!r}: {hint}known names are {names}; "

@@ -146,7 +146,10 @@ def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, mo
         (["--images", "small", "--threshold", "2"], "threshold=2.0: must be in"),
         (["--images", "small", "--image_size", "1", "2", "3"], "image_size=.*must be a whole number or"),
         (["--images", "small", "--device", "abacus"], "no device 'abacus'"),
-        (["--images", "small", "--ckpt_path", "spair"], "no checkpoint 'spair': did you mean spair-multimnist-"),
+        (
+            ["--images", "small", "--ckpt_path", "spair"],
+            "no checkpoint 'spair': did you mean spair-multimnist-paper or spair-multimnist-recipe",
+        ),
     ],
 )
 def test_mistakes_are_explained_in_a_line_and_leave_nothing(

@@ -119,7 +119,7 @@ MISTAKES = [
     (["test", "spair-multimnist-recipe"], "test needs --ckpt_path spair-multimnist-recipe, say"),
     (["test", "--checkpoint=spair-multimnist-recipe"], "test needs --ckpt_path, not --checkpoint"),
     ([*FIT, "--ckpt_path"], "--ckpt_path needs a value"),
-    ([*FIT, "--ckpt_path=spair-multimnits"], "did you mean spair-multimnist-"),
+    ([*FIT, "--ckpt_path=spair-multimnits"], "did you mean spair-multimnist-paper or spair-multimnist-recipe"),
     ([*FIT, "--ckpt_path=text.txt"], "text.txt cannot be read: damaged, or not a checkpoint"),
     ([*FIT, "--ckpt_path=other.ckpt"], "other.ckpt is a checkpoint, but not one of this zoo: it has no 'zoo'"),
     ([*FIT, "--ckpt_path=photos"], "no best.ckpt or last.ckpt in photos"),

@@ -138,7 +138,7 @@ def test_models_without_data_imagine_scenes_and_mistakes_are_known_at_once(tmp_p
     assert Image.open(io.BytesIO(offered.scene(str(mine), 3))).size == (48, 48)
     assert offered.see(str(mine), Image.new("RGB", (70, 50)), 0.5)["size"] == [50, 70]  # any size
     for arguments, message in (
-        (["--ckpt_path", "spair-multimnits"], "did you mean spair-multimnist-"),
+        (["--ckpt_path", "spair-multimnits"], "did you mean spair-multimnist-paper or spair-multimnist-recipe"),
         (["--host=256.0.0.1"], "zoo: "),
         (["--port=99999"], "port"),
         (["--device=abacus"], "abacus"),

@@ -130,7 +130,10 @@ def test_what_cannot_be_shown_is_explained(tmp_path: Path, monkeypatch: pytest.M
     zoo.save(SPAIR(channels=1, backbone_channels=4), "unknown")
     for options, message in (
         (["--ckpt_path=unknown.safetensors"], "does not say what it was trained on: give a folder of --images"),
-        (["--ckpt_path=spair"], "no checkpoint 'spair': did you mean spair-multimnist-"),
+        (
+            ["--ckpt_path=spair"],
+            "no checkpoint 'spair': did you mean spair-multimnist-paper or spair-multimnist-recipe",
+        ),
         (["--ckpt_path=spair-multimnist-recipe", "--images=nowhere"], "there is no folder or file nowhere"),
         (["--ckpt_path=spair-multimnist-recipe", "--num_images=0"], "num_images=0"),
     ):

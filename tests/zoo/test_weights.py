@@ -55,7 +55,7 @@ def test_half_precision_keeps_parameters_to_three_digits_in_half_the_space(tmp_p
 
 
 def test_unknown_names_list_the_known_and_the_close_ones() -> None:
-    with pytest.raises(weights.CheckpointError, match="did you mean spair-multimnist-"):
+    with pytest.raises(weights.CheckpointError, match="did you mean spair-multimnist-paper or spair-multimnist-recipe"):
         zoo.load("spair-multimnits")
 
 
