@@ -25,12 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.base import check
-from datamodules.converted import pair_of_sides
 from zoo import weights
 from zoo.arguments import VerbParser
 from zoo.files import to_json, write_whole
 from zoo.layers import overlap, renderer
-from zoo.prediction import target_size
+from zoo.photos import photo_size
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
@@ -84,8 +83,7 @@ def export(
     check("batch_size", batch_size, batch_size is None or batch_size >= 1, "null or at least 1")
     path = Path(out)
     path = path if path.suffix == SUFFIXES[format] else path.with_name(path.name + SUFFIXES[format])
-    trained_on = ((model.data_record or {}).get("init_args") or {}).get("image_size")
-    size = target_size(model, image_size) or (pair_of_sides(trained_on) if trained_on else None)
+    size = photo_size(model, image_size)
     if size is None:
         raise ValueError(f"{type(model).__name__} takes images of any size: say for which it is exported, image_size")
     generator = torch.Generator().manual_seed(0)
