@@ -121,6 +121,7 @@ class ZooCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         for entry in [*registry.models().values(), *registry.datamodules().values()]:
             entry.load()  # so that class names alone will do
+        before = ZooCLI.verb
         ZooCLI.verb = next(iter(sys.argv[1:2] if args is None else args), None) if not isinstance(args, dict) else None
         self.csv: CSVLogger | None = None
         self.checkpoint: Path | None = None
@@ -144,6 +145,8 @@ class ZooCLI(LightningCLI):
         except BaseException:
             self._discard_empty_run()
             raise
+        finally:
+            ZooCLI.verb = before
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -175,3 +175,11 @@ def test_the_wheel_has_all_that_a_user_needs(tmp_path: Path) -> None:
     assert "4 images" in done.stdout
     (run,) = work.glob("runs/*/version_1")
     assert '"experiment": "recipes/quick/spair"' in (run / "run.json").read_text()
+
+
+def test_a_run_of_one_verb_leaves_all_verbs_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cli.ZooCLI.subcommands()
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--config=spair", "--print_config"])
+    assert cli.ZooCLI.subcommands() == before
+    assert before.keys() >= {"fit", "test", "validate", "predict", "cluster"}
