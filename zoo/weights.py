@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import registry
 from zoo.files import write_json
 from zoo.files import write_whole as write_whole
+from zoo.sharing.former import FORMAT_VERSION, FormerRecordError, upgrade, upgrade_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,6 @@ _WAS_CALLED = {  # names until 0.1: they did not say that the settings are the z
 }
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-# Hyperparameters that are younger than some checkpoints, with the values by which those go on doing what they did.
-_BEFORE: dict[str, dict[str, Any]] = {"SPAIR": {"color_edge": "zeros"}, "GMAIR": {"color_edge": "zeros"}}
 _OF_THE_MODEL = ("format_version", "class", "init_args", "data", "step", "parameters", "sha256")  # not facts about it
 
 
@@ -263,16 +262,20 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
 def read_record(path: Path) -> dict[str, Any]:
     """What a checkpoint file says of itself: format_version, class, init_args, data, and more where it was `save`d.
 
-    Hyperparameters that its model had not then are there, with the values that leave the model as it was.
+    One of an earlier format version reads as it would be written today (`zoo.sharing.former`).
     """
     if path.suffix != ".safetensors":
         return _read_lightning(path)[0]
-    beside = path.with_suffix(".json")
-    file = path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside
+    file = _record_file(path)
     record = _read_json(file)
     if not _is_ours(record):
         raise CheckpointError(f"{path} is no checkpoint of this zoo: {file.name} names no format_version and class")
-    return _with_later_hyperparameters(record)
+    return _of_today(record, path)
+
+
+def _record_file(path: Path) -> Path:
+    beside = path.with_suffix(".json")
+    return path.with_name(HUB_RECORD) if path.name == HUB_WEIGHTS and not beside.is_file() else beside
 
 
 def _is_ours(record: Any) -> bool:
@@ -280,9 +283,11 @@ def _is_ours(record: Any) -> bool:
     return isinstance(record, dict) and record.keys() >= {"format_version", "class", "init_args"}
 
 
-def _with_later_hyperparameters(record: dict[str, Any]) -> dict[str, Any]:
-    before = _BEFORE.get(str(record.get("class")), {})
-    return {**record, "init_args": {**before, **record["init_args"]}} if before and "init_args" in record else record
+def _of_today(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    try:
+        return upgrade(record)
+    except FormerRecordError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
@@ -291,8 +296,6 @@ def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
     Raises:
         CheckpointError: The record names a model or hyperparameter that this version does not have.
     """
-    from zoo.models.base import FORMAT_VERSION
-
     version = record.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(
@@ -316,13 +319,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     from safetensors.torch import load as from_bytes
 
     record = read_record(path)
+    written = _read_json(_record_file(path))
     payload = path.read_bytes()
     if record.get("sha256") != hashlib.sha256(payload).hexdigest():
         raise CheckpointError(f"{path} is damaged: its content is not what {path.stem}.json says; get it anew")
     try:
-        return record, from_bytes(payload)
+        state = from_bytes(payload)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}); get it anew") from error
+    return record, _state_of_today(written, state)
+
+
+def _state_of_today(written: dict[str, Any], state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    version = written["format_version"]
+    earlier = isinstance(version, int) and version < FORMAT_VERSION
+    return upgrade_state(str(written["class"]), state) if earlier else state
 
 
 def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
@@ -331,12 +342,15 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     try:
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
-        record, state = _with_later_hyperparameters(content["zoo"]), content["state_dict"]
+        written = content["zoo"]
+        record, state = _of_today(written, path), _state_of_today(written, content["state_dict"])
         step = int(state["step"]) if "step" in state else record.get("step", content["global_step"])
     except KeyError as error:
         if not isinstance(error.args[0], str):  # an instruction of pickles that the reader does not know
             raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint") from error
         raise CheckpointError(f"{path} is a checkpoint, but not one of this zoo: it has no {error}") from error
+    except CheckpointError:
+        raise
     except Exception as error:  # the reader raises half a dozen kinds for damaged files
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} cannot be read: damaged, or not a checkpoint ({said})") from error

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,13 +23,13 @@ from zoo.layers.precision import HALVES, unpacked
 from zoo.layers.schedules import Schedule, check_schedule, schedule_value
 from zoo.loaders import LoaderMetrics, as_batch, stage_loader_names
 from zoo.scene import Scene
+from zoo.sharing.former import FORMAT_VERSION, upgrade_state
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo.prediction import Prediction
 
-FORMAT_VERSION = 1
 _LOOK_EVERY = 50  # steps between two looks at a GPU's loss where nothing is logged
 _STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second where weights are averaged
 
@@ -74,6 +74,7 @@ class ObjectModel(LightningModule):
     Attributes:
         elbo_terms: Names of the loss terms whose plain sum is the negative evidence lower bound, where a model has one.
             It is logged as `negative_elbo`, whatever the terms' weights, and without the terms that only training has.
+        training_terms: Names of the loss terms beside these.
         term_weights: Name of a loss term to its weight; terms that are not named have weight 1.
         schedules: Names of the hyperparameters that follow a schedule.
         adam: Further arguments of the optimiser.
@@ -82,6 +83,7 @@ class ObjectModel(LightningModule):
 
     schedules: tuple[str, ...] = ("lr",)
     elbo_terms: tuple[str, ...] = ()
+    training_terms: tuple[str, ...] = ()
     adam: dict[str, Any] = {}
     step: Tensor
 
@@ -173,6 +175,38 @@ class ObjectModel(LightningModule):
         for name, weight in self.term_weights.items():
             check_schedule(f"the weight of {name}", weight)
 
+    def weigh_terms(self, given: Mapping[str, Schedule] | None, **standard: Schedule) -> None:
+        """Set the weights of loss terms; called by subclasses' constructors.
+
+        Args:
+            given: The hyperparameter `term_weights`: weights that are not the standard ones, by their terms' names.
+            **standard: The paper's, where they are not 1.
+
+        Raises:
+            ValueError: There is no such term.
+        """
+        known = (*self.elbo_terms, *self.training_terms)
+        if unknown := [name for name in given or {} if name not in known]:
+            raise ValueError(f"term_weights has {unknown[0]!r}; the loss terms are {list(known)}")
+        self.term_weights = {**standard, **(given or {})}
+
+    @staticmethod
+    def start_biases(given: Mapping[str, float] | None, places: Mapping[str, Tensor]) -> None:
+        """Set initial biases; called by subclasses' constructors.
+
+        Args:
+            given: The hyperparameter `initial_biases`: values by the names of `places`.
+            places: Views of the parameters that they go into.
+
+        Raises:
+            ValueError: There is no such bias.
+        """
+        for name, value in (given or {}).items():
+            if name not in places:
+                raise ValueError(f"initial_biases has {name!r}; what can start at a value is {list(places)}")
+            with torch.no_grad():
+                places[name].fill_(value)
+
     def scheduled(self, name: str) -> float:
         """Value of a scheduled hyperparameter at the current step."""
         return schedule_value(self.hparams[name], self.steps_trained)
@@ -254,7 +288,7 @@ class ObjectModel(LightningModule):
             self._check_finite(terms)
         if looks and every:
             self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, sync_dist=True)
-            self.log_dict({f"schedule/{name}": self.scheduled(name) for name in self._moving()})
+            self.log_dict({f"schedule/{name}": value for name, value in self._moving().items()})
             self.log("train/loss", loss.detach(), sync_dist=True)
             self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
@@ -331,8 +365,11 @@ class ObjectModel(LightningModule):
         weights = {name: schedule_value(self.term_weights.get(name, 1.0), self.steps_trained) for name in terms}
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
-    def _moving(self) -> Iterator[str]:
-        return (name for name in self.schedules if not isinstance(self.hparams[name], int | float))
+    def _moving(self) -> dict[str, float]:
+        """Values of now of what follows a schedule: hyperparameters by name, weights by their term's."""
+        moving = {name: self.scheduled(name) for name in self.schedules if _moves(self.hparams[name])}
+        weights = {name: weight for name, weight in self.term_weights.items() if _moves(weight)}
+        return {**moving, **{f"{name}_weight": schedule_value(w, self.steps_trained) for name, w in weights.items()}}
 
     def _check_finite(self, terms: dict[str, Tensor]) -> None:
         for name, value in terms.items():
@@ -525,6 +562,8 @@ class ObjectModel(LightningModule):
         self.data_record = record.get("data")
         self._noise_seed = checkpoint.get("noise_seed")
         step = record.get("step", checkpoint["global_step"])
+        if record.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:
+            checkpoint["state_dict"] = upgrade_state(str(record.get("class")), checkpoint["state_dict"])
         checkpoint["state_dict"].setdefault("step", torch.tensor(step))  # of before it was there
 
 
@@ -542,6 +581,10 @@ class ScheduledLR(LambdaLR):
         for group, rate in zip(self.optimizer.param_groups, self.lr_lambdas, strict=True):
             group["lr"] = rate(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def _moves(schedule: Schedule) -> bool:
+    return not isinstance(schedule, int | float)
 
 
 def _range(image: Tensor) -> str:
