@@ -40,12 +40,15 @@ from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
 from zoo.downstream.clustering import Covariance
 from zoo.models.base import ObjectModel
 from zoo.parser import UsageError, ZooParser, brief, options
+from zoo.sharing.former import upgrade
 
 _NEWEST = ("best", "last")
 _NO_CHANGE = (  # to results
     *("--seed_everything", "--runs", "--run_name", "--wandb", "--wandb_project", "--ckpt_path", "--pictures"),
     *("--trainer.enable", "--trainer.accelerator", "--trainer.devices"),
 )
+_INIT = "--init"
+_CHECKPOINTS = ("--ckpt_path", _INIT)
 _EVALUATES = ("validate", "test", "predict", "cluster")  # a checkpoint
 _OF_EVERY_RUN = ("config.yaml", "hparams.yaml")
 _FOR_USERS = (ValueError, OSError, FloatingPointError, MisconfigurationException, torch.OutOfMemoryError)
@@ -125,6 +128,8 @@ class ZooCLI(LightningCLI):
         ZooCLI.verb = next(iter(sys.argv[1:2] if args is None else args), None) if not isinstance(args, dict) else None
         self.csv: CSVLogger | None = None
         self.checkpoint: Path | None = None
+        self.fresh = False  # the checkpoint gives weights alone
+        self.init: dict[str, Any] | None = None  # what the run's record says of them
         self.record: dict[str, Any] = {}
         self.started_from = ("", "")
         others = [SceneWriter(), MonitorCheck()]
@@ -174,6 +179,13 @@ class ZooCLI(LightningCLI):
             help=f"Project on W&B; null: the environment variable WANDB_PROJECT, else {WANDB_PROJECT}.",
         )
         parser.add_argument(
+            "--init",
+            type=str | None,
+            default=None,
+            help="Checkpoint whose weights fit starts from, with a fresh optimiser; the model's schedules go on where "
+            "it stood. As for --ckpt_path, which resumes a run: a name, run folder, file or id on the hub.",
+        )
+        parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Test the best checkpoint after training."
         )
         parser.add_argument(
@@ -208,6 +220,12 @@ class ZooCLI(LightningCLI):
         ZooParser.given = argv
         arguments.check(argv)
         self.config = parser.parse_args(argv)
+        wish = self.config[self.config.subcommand].get("init")
+        if wish and self.checkpoint is None:  # of a configuration
+            argv, self.checkpoint = self._with_checkpoint(parser, [*argv, _INIT, wish])
+            self.config = parser.parse_args(argv)
+        if self.init is not None:
+            self.config[self.config.subcommand].init = self.init["checkpoint"]
         runs = self.config[self.config.subcommand].runs
         if not is_writable(Path(runs)):
             raise UsageError(f"--runs {runs}: no folder can be made there")
@@ -251,24 +269,40 @@ class ZooCLI(LightningCLI):
         """Lightning would let the checkpoint's hyperparameters overrule the user's; they are defaults already."""
 
     def _with_checkpoint(self, parser: LightningArgumentParser, argv: list[str]) -> tuple[list[str], Path | None]:
-        """Resolve --ckpt_path, and put what the checkpoint says before all other arguments."""
-        at = next((i for i, arg in enumerate(argv) if arg == "--ckpt_path" or arg.startswith("--ckpt_path=")), None)
-        if at is None or not argv or argv[0] not in self.subcommands():
+        """Resolve --ckpt_path or --init, and put what the checkpoint says before all other arguments."""
+        named = [i for i, arg in enumerate(argv) if arg.split("=")[0] in _CHECKPOINTS]
+        if not named or not argv or argv[0] not in self.subcommands():
             known = {"-h", "--help", "--print_config", "--model.help", "--data.help", "--trainer.callbacks.help"}
             if argv and argv[0] in _EVALUATES and not known & {arg.split("=")[0] for arg in argv}:
                 raise UsageError(arguments.no_checkpoint(argv))
             return argv, None
-        inline = "=" in argv[at]
+        at = named[0]
+        flag, inline, value = argv[at].partition("=")
         if not inline and at + 1 == len(argv):
-            raise UsageError("--ckpt_path needs a value: a name, a run folder, a file, best or last")
-        value = argv[at].split("=", 1)[1] if inline else argv[at + 1]
+            raise UsageError(f"{flag} needs a value: a name, a run folder, a file, best or last")
+        value = value if inline else argv[at + 1]
         rest = argv[:at] + argv[at + (1 if inline else 2) :]
         if value.lower() in ("null", "none", ""):
-            return rest, None
-        prefer = "last" if argv[0] == "fit" else "best"
+            return self._with_checkpoint(parser, rest)
+        if len(named) > 1:
+            raise UsageError(
+                "--ckpt_path goes on with a run, --init starts one from weights: give one of them, and once"
+            )
+        self.fresh = flag == _INIT
+        if self.fresh and argv[0] != "fit":
+            raise UsageError(f"--init is where fit starts from; {argv[0]} takes --ckpt_path {value}")
+        prefer = "last" if argv[0] == "fit" and not self.fresh else "best"
         path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value, prefer)
         self.record = weights.read_record(path)
-        config = self._resume_config(path) if argv[0] == "fit" else {}
+        config = self._resume_config(path) if argv[0] == "fit" and not self.fresh else {}
+        self.fresh |= argv[0] == "fit" and path.suffix == ".safetensors"  # there is no run to go on with
+        if self.fresh:
+            self.started_from = (self.started_from[0], f"{self.started_from[1]} init={value}".strip())
+            self.init = {"checkpoint": value, "step": self.record.get("step"), "sha256": self.record.get("sha256")}
+        if "model" in config and "written_version" in self.record:  # the run's configuration is as old
+            old = {"class": config["model"]["class_path"].split(".")[-1], "init_args": config["model"]["init_args"]}
+            today = upgrade({**old, "format_version": self.record["written_version"]})
+            config["model"] = {"class_path": today["class"], "init_args": today["init_args"]}
         given = next((b for a, b in pairwise(options(rest)) if a == "--model"), "")
         own = given if given.split(".")[-1] == self.record["class"] else self.record["class"]  # my_package.MyModel
         model = config.setdefault("model", {"class_path": own, "init_args": {}})
@@ -323,7 +357,7 @@ class ZooCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; weights that are no Lightning checkpoint are loaded at once."""
         shared = self.checkpoint is not None and (
-            self.checkpoint.suffix == ".safetensors" or self.config.subcommand == "cluster"
+            self.fresh or self.checkpoint.suffix == ".safetensors" or self.config.subcommand == "cluster"
         )
         if self.checkpoint is not None and not shared:
             config = self.config[self.config.subcommand]
@@ -333,7 +367,11 @@ class ZooCLI(LightningCLI):
         if self.checkpoint is not None and not shared:
             self._refuse_other_shapes(self.checkpoint)
         if self.checkpoint is not None and shared:
+            if self.fresh:
+                self._refuse_other_shapes(self.checkpoint)
             weights.adopt(self.model, *weights.read(self.checkpoint), self.checkpoint)
+            if self.fresh:
+                rank_zero_info(f"starting from these weights, at the model's step {self.model.steps_trained}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with the zoo's loggers unless the configuration names others."""
@@ -354,7 +392,7 @@ class ZooCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit" and not own.barebones:
             # before those that save: a checkpoint has what is known of the validation that it is saved after
-            record = RunRecord(*self.started_from, seed=config.seed_everything)
+            record = RunRecord(*self.started_from, seed=config.seed_everything, init=self.init)
             trainer.callbacks.insert(0, record)  # type: ignore[attr-defined]
         return trainer
 
@@ -416,7 +454,11 @@ class ZooCLI(LightningCLI):
         now, then = dict(self.model.hparams), self.record.get("init_args", {})
         names = [key for key in then if key in now and _plain(now[key]) != _plain(then[key])]
         said = ", ".join(f"model.init_args.{key} is {now[key]!r} here, {then[key]!r} there" for key in names)
-        return f": {said}; leave these out, or train anew without --ckpt_path" if names else ""
+        return (
+            f": {said}; leave these out, or train anew without {_INIT if self.fresh else '--ckpt_path'}"
+            if names
+            else ""
+        )
 
     def _discard_empty_run(self) -> None:
         """Remove the folder of a run that failed before there was anything in it but its configuration."""
@@ -469,7 +511,7 @@ def _experiment(argv: list[str]) -> tuple[str, str]:
     for key, value in pairwise([*options(argv), ""]):
         if key in ("--config", "-c"):
             configs.append(configurations.name_of(value))
-        elif key.startswith("--") and not key.startswith(_NO_CHANGE) and key != _START:
+        elif key.startswith("--") and not key.startswith(_NO_CHANGE) and key not in (_START, _INIT):
             changes.append(f"{key.removeprefix('--')}={value}")
     return "+".join(configs), " ".join(changes)
 

@@ -32,6 +32,7 @@ _NEUTRAL = re.compile(
     r"trainer\.(max_steps|max_time|val_check_interval|limit_val_batches|limit_test_batches|log_every_n_steps)"
     r"|checkpoint\.\w+|data\.init_args\.(data_dir|root|num_val|num_test|eval_batch_size|num_workers)"
 )
+_FROM_A_PAPER_S = re.compile(r"(?:^| )init=[\w-]+-paper(?= |$)")  # weights that were trained so, too
 # what tables and plots show of a run, if no paper has a figure of its own for it
 HEADLINES = (
     *("ap50", "count_accuracy", "category_correspondence", "hungarian_accuracy", "cluster_purity", "nmi"),
@@ -72,7 +73,8 @@ def setting(experiment: str, changes: str = "") -> Literal["paper", "recipe"]:
 
 def _departs(changes: str) -> bool:
     """Whether changes to a configuration make it another setting."""
-    return not all(_NEUTRAL.fullmatch(key) for key in re.findall(r"(?:^| )([a-z][\w.+]*)=", changes))
+    others = _FROM_A_PAPER_S.sub("", changes)
+    return not all(_NEUTRAL.fullmatch(key) for key in re.findall(r"(?:^| )([a-z][\w.+]*)=", others))
 
 
 def row(run: Path) -> dict[str, str]:

@@ -33,7 +33,9 @@ _WAS_CALLED = {  # names until 0.1: they did not say that the settings are the z
 }
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-_OF_THE_MODEL = ("format_version", "class", "init_args", "data", "step", "parameters", "sha256")  # not facts about it
+_OF_THE_MODEL = (  # not facts about it
+    *("format_version", "written_version", "class", "init_args", "data", "step", "parameters", "sha256"),
+)
 
 
 class CheckpointError(ValueError):
@@ -363,7 +365,7 @@ def _run_facts(path: Path) -> dict[str, Any]:
     if path.name != "best.ckpt" or not file.is_file():
         return {}
     run = _read_json(file)
-    about = ("experiment", "changes", "seed", "revision", "wall_s", "peak_memory_gb", "hardware", "torch")
+    about = ("experiment", "changes", "init", "seed", "revision", "wall_s", "peak_memory_gb", "hardware", "torch")
     training = {key: run[key] for key in about if run.get(key) not in (None, "")}
     from zoo.evaluation import METRIC_NAMES
     from zoo.results import setting

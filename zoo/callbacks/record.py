@@ -33,10 +33,13 @@ class RunRecord(Callback):
         experiment: The configurations it was started from, as in `recipes/quick/spair`.
         changes: What the command line changed in them.
         seed: The run's seed.
+        init: The checkpoint whose weights it started from, if any: its name, hash, and the model's step.
     """
 
-    def __init__(self, experiment: str = "", changes: str = "", seed: int | None = None) -> None:
-        self._about: dict[str, Any] = {"experiment": experiment, "changes": changes, "seed": seed}
+    def __init__(
+        self, experiment: str = "", changes: str = "", seed: int | None = None, init: dict[str, Any] | None = None
+    ) -> None:
+        self._about: dict[str, Any] = {"experiment": experiment, "changes": changes, "seed": seed, "init": init}
         self._elapsed = 0.0
         self._since: float | None = None
         self._history: list[dict[str, float]] = []
@@ -50,7 +53,8 @@ class RunRecord(Callback):
         self._elapsed = float(state_dict["wall_s"])
         self._history = list(state_dict.get("history", []))
         if not self._about["experiment"]:
-            self._about = {key: state_dict[key] for key in self._about}
+            self._about = {key: state_dict.get(key) for key in self._about}
+        self._about["init"] = state_dict.get("init")
 
     def _wall(self) -> float:
         return self._elapsed + (time.monotonic() - self._since if self._since is not None else 0.0)

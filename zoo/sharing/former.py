@@ -46,7 +46,7 @@ FORMER: dict[str, Former] = {
 
 
 def upgrade(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as of `FORMAT_VERSION`; one that is of it already, or of a class that is not ours, as it is.
+    """A record as of `FORMAT_VERSION`, with `written_version` for the one it had; one that is of it already, as it is.
 
     Raises:
         FormerRecordError: A hyperparameter that is gone had a value that did something; the message names it.
@@ -54,8 +54,9 @@ def upgrade(record: Mapping[str, Any]) -> dict[str, Any]:
     former, version = FORMER.get(str(record.get("class"))), record.get("format_version")
     if not isinstance(version, int) or version >= FORMAT_VERSION or not isinstance(record.get("init_args"), Mapping):
         return dict(record)
+    today = {**record, "format_version": FORMAT_VERSION, "written_version": version}
     if former is None:
-        return {**record, "format_version": FORMAT_VERSION}
+        return today
     old = {**former.added, **record["init_args"]}
     for name, idle in former.removed.items():
         if name in old and _plain(old[name]) not in map(_plain, idle):
@@ -78,7 +79,7 @@ def upgrade(record: Mapping[str, Any]) -> dict[str, Any]:
             mapping, key = target.split(".")
             init_args.setdefault(mapping, {})[key] = value
     kind = former.recipe if recipe else record["class"]
-    return {**record, "format_version": FORMAT_VERSION, "class": kind, "init_args": init_args}
+    return {**today, "class": kind, "init_args": init_args}
 
 
 def upgrade_state(kind: str, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from zoo.callbacks.checkpoints import write_checkpoint
 from zoo.cli import main
+from zoo.models.spair import SPAIR
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
@@ -182,3 +183,44 @@ def test_checkpoints_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
         write_checkpoint({"a": torch.zeros(3)}, path)
     assert torch.load(path)["a"].sum() == 3
     assert [file.name for file in path.parent.iterdir()] == ["best.ckpt"]
+
+
+def test_a_run_starts_from_weights_with_a_fresh_optimiser_at_the_model_s_own_step(capsys, monkeypatch) -> None:
+    first = fit(4, 2)
+    begun: dict[str, Any] = {}
+    monkeypatch.setattr(
+        SPAIR,
+        "on_train_start",
+        lambda self: begun.update({name: value.clone() for name, value in self.state_dict().items()}),
+    )
+    second = fit(2, 2, "--init", str(first), "--data.init_args.num_train=24")
+    assert same(begun, weights(first, "best.ckpt"))
+    then = record(first)["best_step"]
+    assert record(second)["init"] == {"checkpoint": str(first), "step": then, "sha256": None}
+    assert (record(first)["init"], record(second)["steps"], record(second)["tested_step"]) == (None, 2, then + 2)
+    assert "init=" in record(second)["changes"]
+    content = read(second, "last.ckpt")
+    assert content["global_step"] == 2
+    assert content["state_dict"]["step"] == then + 2
+    assert {float(state["step"]) for state in content["optimizer_states"][0]["state"].values()} == {2.0}
+    # what goes on by itself still says where it began
+    more = fit(4, 2, "--ckpt_path", str(second))
+    assert record(more)["init"] == record(second)["init"]
+    Path("tuned.yaml").write_text(f"init: {first}\n")  # in a configuration, too
+    third = fit(2, 2, "--data.init_args.num_train=24", "--config", "tuned.yaml")
+    assert same(weights(third, "last.ckpt"), weights(second, "last.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        ("fit", ["--init"], "--init needs a value"),
+        ("fit", ["--init", "a.ckpt", "--ckpt_path", "b.ckpt"], "give one of them, and once"),
+        ("test", ["--init", "a.ckpt"], "test takes --ckpt_path a.ckpt"),
+        ("fit", ["--init", "spair-multimnist-recipe"], "do not fit this model.*without --init"),
+    ],
+)
+def test_what_cannot_be_started_from_is_said(verb: str, options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main([verb, *command(2, 2, *options)[1:]])
+    assert not list(Path().glob("*/*/version_*"))

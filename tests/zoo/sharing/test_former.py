@@ -31,6 +31,7 @@ def test_a_paper_s_setting_stays_the_paper_s_class():
     old = record(glimpse=5, what_weight=1, size_weight=[0.1, 1.0, 5, "linear"], wheels=0, blob=0, look=[0.1, 0.2])
     assert upgrade(old) == {
         "format_version": FORMAT_VERSION,
+        "written_version": 1,
         "class": "Finder",
         "init_args": {"edge": "zeros", "patch": 5, "term_weights": {"kl_size": [0.1, 1.0, 5, "linear"]}},
         "step": 7,
@@ -52,7 +53,7 @@ def test_today_s_records_and_others_classes_stay_as_they_are():
     today = {**record(blob=3.0), "format_version": FORMAT_VERSION}
     assert upgrade(today) == today
     other = {"format_version": 1, "class": "Mine", "init_args": {"blob": 3.0}}
-    assert upgrade(other) == {**other, "format_version": FORMAT_VERSION}
+    assert upgrade(other) == {**other, "format_version": FORMAT_VERSION, "written_version": 1}
 
 
 def test_the_longest_beginning_of_a_weight_s_name_decides():
