@@ -20,6 +20,8 @@ _COLUMNS = (  # those that any checkpoint has a figure for are shown
     *("ari_fg", "miou_fg", "miou", "mse"),
 )
 
+_OF_A_MACHINE = ("root", "data_dir", "num_workers")  # and no part of what was tested on
+
 
 def test(checkpoint: Path, model_args: dict[str, Any], data_args: dict[str, Any]) -> dict[str, Any]:
     """Metrics of a checkpoint on its test scenes, under changed arguments of the model and the data."""
@@ -33,7 +35,7 @@ def test(checkpoint: Path, model_args: dict[str, Any], data_args: dict[str, Any]
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_model_summary=False)
     values = trainer.test(model, data, verbose=False)[0]
     metrics = {key.removeprefix("test/"): round(value, 4) for key, value in values.items()}
-    changes = {**model_args, **data_args}
+    changes = {key: value for key, value in {**model_args, **data_args}.items() if key not in _OF_A_MACHINE}
     return {"data": data.name, "options": changes, "metrics": metrics}
 
 
