@@ -25,10 +25,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.base import SceneDataModule, check
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
 from datamodules.batch import Batch
-from datamodules.converted import (
-    Array,
+from datamodules.storage.converted import (
     ConvertedScenes,
     Resampling,
     centre_crop,
@@ -38,9 +37,7 @@ from datamodules.converted import (
     resize_nearest,
     scene_fields,
 )
-from datamodules.digits import SPLITS, Split
-from datamodules.generated import size_name
-from datamodules.multi_object import convert_records
+from datamodules.storage.multi_object import convert_records
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 FILE = "clevr_with_masks_train.tfrecords"

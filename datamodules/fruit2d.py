@@ -21,14 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import data_folder
-from datamodules.digits import SPLITS, Int64, Split
-from datamodules.fruit2d_published import SIZE, find_published, fingerprint, read_published
-from datamodules.fruit_drawing import FREQUENCIES, FRUITS, RELATIVE_RADII, drop, paint, settle
-from datamodules.generated import (
+from datamodules.base import SPLITS, Array, Int64, SceneDataModule, Split, check, range_name, size_name
+from datamodules.drawing.fruits import FREQUENCIES, FRUITS, RELATIVE_RADII, drop, paint, settle
+from datamodules.drawing.generated import (
     BLOCK,
-    Array,
     Colours,
     GeneratedParameters,
     GeneratedScenes,
@@ -36,9 +32,9 @@ from datamodules.generated import (
     in_blocks,
     integers,
     pack,
-    range_name,
-    size_name,
 )
+from datamodules.fruit2d_published import SIZE, find_published, fingerprint, read_published
+from datamodules.storage.cache import data_folder
 
 Float64 = npt.NDArray[np.float64]
 

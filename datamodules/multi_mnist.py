@@ -22,15 +22,12 @@ import numpy as np
 import scipy.special
 from torch import Tensor
 
-from datamodules.base import SceneDataModule, check
+from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataModule, Split, UInt8, check, range_name, size_name
 from datamodules.batch import Batch
-from datamodules.cache import data_folder
-from datamodules.digits import SOURCES, SPLITS, Digits, DigitSource, Int64, Split, UInt8, find_source, make_tiles
-from datamodules.generated import (
+from datamodules.drawing.digits import SOURCES, Digits, DigitSource, find_source, make_tiles
+from datamodules.drawing.generated import (
     BLOCK,
     RESTARTS,
-    Array,
-    Bool,
     Colours,
     GeneratedParameters,
     GeneratedScenes,
@@ -43,9 +40,8 @@ from datamodules.generated import (
     pack,
     paint,
     place,
-    range_name,
-    size_name,
 )
+from datamodules.storage.cache import data_folder
 
 VERSION = 1  # of the generator: raise it whenever the same parameters give other scenes
 DEVIATIONS = 3.0  # the scale of a digit is within so many standard deviations: tiles have a largest size

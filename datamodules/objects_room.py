@@ -22,9 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.base import SceneDataModule, check
-from datamodules.converted import (
-    Array,
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
+from datamodules.storage.converted import (
     ConvertedScenes,
     Resampling,
     pack_scene,
@@ -33,9 +32,7 @@ from datamodules.converted import (
     resize_nearest,
     scene_fields,
 )
-from datamodules.digits import SPLITS, Split
-from datamodules.generated import size_name
-from datamodules.multi_object import convert_records
+from datamodules.storage.multi_object import convert_records
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SIDE = 64

@@ -28,10 +28,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import cache_folder, data_folder
-from datamodules.converted import (
-    Array,
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
+from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
+from datamodules.storage.cache import cache_folder, data_folder
+from datamodules.storage.converted import (
     ConvertedScenes,
     centre_crop,
     converted,
@@ -41,9 +41,6 @@ from datamodules.converted import (
     resize_nearest,
     scene_fields,
 )
-from datamodules.digits import SPLITS, Split
-from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
-from datamodules.generated import size_name
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SIDE = 224
