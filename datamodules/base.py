@@ -1,8 +1,10 @@
 """What all datamodules share: datasets that yield whole batches, loaders, and a training order that can be resumed."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any, Literal, cast
+from dataclasses import fields
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,8 @@ Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.floating[Any]]  # of 32 bits wherever there are many
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+
+_Options = TypeVar("_Options")
 
 
 class SceneDataset(Dataset[Batch], ABC):
@@ -199,6 +203,18 @@ class SceneDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.datasets: dict[Split, SceneDataset] = {}
+
+    def _keep_options(self, kind: type[_Options]) -> _Options:
+        """Keep the arguments of the constructor that calls this as `hparams`, and make a dataclass of its fields' ones.
+
+        Raises:
+            ValueError: One of them is out of its range.
+        """
+        caller = getattr(inspect.currentframe(), "f_back", None)
+        # names may clash with the model's: the run folder has the config
+        self.save_hyperparameters(logger=False, frame=caller)
+        names = [each.name for each in fields(cast(Any, kind)) if each.init]
+        return kind(**{name: self.hparams[name] for name in names})
 
     @property
     @abstractmethod

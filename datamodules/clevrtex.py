@@ -202,9 +202,7 @@ class CLEVRTEXDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = CLEVRTEXParameters(**{key: own[key] for key in CLEVRTEXParameters.__dataclass_fields__})
+        self.parameters = self._keep_options(CLEVRTEXParameters)
         others = [test_also] if isinstance(test_also, str) else list(test_also or ())
         good = all(other in VARIANTS and other != variant for other in others) and len(set(others)) == len(others)
         allowed = f"of {', '.join(each for each in VARIANTS if each != variant)}, each once"

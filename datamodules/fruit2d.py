@@ -276,11 +276,7 @@ class Fruit2DDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = FruitParameters(
-            **{each.name: own[each.name] for each in fields(FruitParameters) if each.init}
-        )
+        self.parameters = self._keep_options(FruitParameters)
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -461,9 +461,7 @@ class MultiMNISTDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = SceneParameters(**{key: own[key] for key in SceneParameters.__dataclass_fields__})
+        self.parameters = self._keep_options(SceneParameters)
         check("source", source, source in SOURCES, f"one of {', '.join(SOURCES)}")
         check("box_convention", box_convention, box_convention in ("ink", "tile"), "ink or tile")
         check("target", target, target in (None, "sum"), "null or sum")

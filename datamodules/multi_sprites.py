@@ -335,9 +335,7 @@ class MultiSpritesDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = SpriteParameters(**{key: own[key] for key in SpriteParameters.__dataclass_fields__})
+        self.parameters = self._keep_options(SpriteParameters)
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -15,7 +15,9 @@ import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -25,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from datamodules.base import Array, SceneDataset, check
+from datamodules.base import Array, SceneDataModule, SceneDataset, check
 from datamodules.batch import Batch
 from datamodules.errors import CacheError, DatasetCorruptError
 from datamodules.storage.cache import FIX, locked
@@ -175,6 +177,80 @@ class ConvertedScenes(SceneDataset):
         padded = value.new_zeros(len(value), self.max_objects, *value.shape[2:])
         padded[:, : value.shape[1]] = value
         return padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedParameters(ABC):
+    """Which scenes of a data set, and how they are prepared; each datamodule documents its own.
+
+    Raises:
+        ValueError: A parameter is out of its range.
+    """
+
+    image_size: int | Sequence[int] = 64
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", pair_of_sides(self.image_size))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        return pair_of_sides(self.image_size)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Names the data, with a part for each parameter that departs from its default."""
+
+    @property
+    @abstractmethod
+    def max_objects(self) -> int:
+        """The most objects in a scene of any split."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 where objects have none."""
+        return 0
+
+    def one_of(self, name: str, *choices: str | None) -> None:
+        """Check that a parameter is one of these; null, if it may be, comes first."""
+        first, *rest = ["null" if choice is None else choice for choice in choices]
+        allowed = f"{first} or {rest[0]}" if len(rest) == 1 else f"one of {', '.join([first, *rest])}"
+        check(name, getattr(self, name), getattr(self, name) in choices, allowed)
+
+    def cropped_within(self, side: int) -> None:
+        """Check that `crop` is null or fits into `side` pixels."""
+        crop: int | None = getattr(self, "crop", None)
+        check("crop", crop, crop is None or 1 <= crop <= side, f"from 1 to {side}, or null")
+
+
+class ConvertedDataModule(SceneDataModule):
+    """What datamodules of converted scenes say of them, by their `parameters`.
+
+    A data set's datamodule is a `SceneDataModule` besides, in so many words: by these it is found in its file.
+    """
+
+    parameters: ConvertedParameters
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """As the parameters tell it."""
+        return self.parameters.name
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of all images."""
+        return (3, *self.parameters.size)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that `labels` tells apart; 0 where objects have none."""
+        return self.parameters.num_classes
+
+    @property
+    def max_objects(self) -> int:
+        """N of the batch."""
+        return self.parameters.max_objects
 
 
 def scene_fields(size: tuple[int, int], max_objects: int, labels: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,17 +5,49 @@ Source: Kabra et al., "Multi-Object Datasets", 2019, https://github.com/google-d
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import Array
+from datamodules.base import Array, check
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
 from datamodules.storage.cache import cache_folder, data_folder
-from datamodules.storage.converted import Fields, converted, fingerprint
+from datamodules.storage.converted import (
+    ConvertedParameters,
+    Fields,
+    Resampling,
+    converted,
+    fingerprint,
+    resize_bilinear,
+    resize_nearest,
+)
 from datamodules.storage.tfrecord import read_examples
 
 BUCKET = "https://storage.googleapis.com/multi-object-datasets"
 WHOLE = 2**30  # bytes from which a file is taken for all that was published, so that progress has an end
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiObjectParameters(ConvertedParameters):
+    """What scenes of all these data sets are prepared by.
+
+    Raises:
+        ValueError: A parameter is out of its range.
+    """
+
+    resampling: Resampling = "bilinear"
+    num_scenes: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.one_of("resampling", "bilinear", "nearest")
+        check("num_scenes", self.num_scenes, self.num_scenes is None or self.num_scenes >= 1, "at least 1, or null")
+
+    def resized(self, image: Array, mask: Array) -> tuple[Array, Array]:
+        """An image (H, W, 3) and ids or masks (H, W, ...) in `size`, as `resampling` says."""
+        if self.resampling == "bilinear":
+            return resize_bilinear(image, self.size), resize_nearest(mask, self.size)
+        return resize_nearest(image, self.size, corners=True), resize_nearest(mask, self.size, corners=True)
 
 
 def convert_records(
