@@ -1,4 +1,12 @@
-"""Data sets of scenes, each a `torch.utils.data.Dataset` and a `LightningDataModule` that yield a `Batch`."""
+"""Data sets of scenes, each a `torch.utils.data.Dataset` and a `LightningDataModule` that yield a `Batch`.
+
+One file a data set, with `NAME_published` for how its published files are read where that is long. All of them share
+`base` (datasets, loaders, splits, checks), `batch` (what they yield) and `errors`.
+
+- `storage/`: how data sets lie on disk: archives, caches, conversions, images, TFRecords.
+- `folders/`: what a folder of one's own images may hold: splits, COCO's annotations, masks.
+- `drawing/`: scenes that are made from a seed: digits, fruits, textured solids.
+"""
 
 from datamodules.base import SceneDataModule, SceneDataset
 from datamodules.batch import Batch

@@ -1,9 +1,13 @@
 """What all datamodules share: datasets that yield whole batches, loaders, and a training order that can be resumed."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any, cast
+from dataclasses import fields
+from typing import Any, Literal, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule
@@ -13,7 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.batch import Batch
-from datamodules.digits import SPLITS, Split
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Array = npt.NDArray[Any]
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.floating[Any]]  # of 32 bits wherever there are many
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+_Options = TypeVar("_Options")
 
 
 class SceneDataset(Dataset[Batch], ABC):
@@ -190,6 +204,18 @@ class SceneDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.datasets: dict[Split, SceneDataset] = {}
 
+    def _keep_options(self, kind: type[_Options]) -> _Options:
+        """Keep the arguments of the constructor that calls this as `hparams`, and make a dataclass of its fields' ones.
+
+        Raises:
+            ValueError: One of them is out of its range.
+        """
+        caller = getattr(inspect.currentframe(), "f_back", None)
+        # names may clash with the model's: the run folder has the config
+        self.save_hyperparameters(logger=False, frame=caller)
+        names = [each.name for each in fields(cast(Any, kind)) if each.init]
+        return kind(**{name: self.hparams[name] for name in names})
+
     @property
     @abstractmethod
     def name(self) -> str:  # type: ignore[override]
@@ -305,3 +331,13 @@ def check(name: str, value: object, holds: bool, allowed: str) -> None:
     """Raise a ValueError that names the parameter, its value and what is allowed, unless `holds`."""
     if not holds:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+def size_name(pair: tuple[int, int]) -> str:
+    """`48` for (48, 48), else `48x64`."""
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
+
+
+def range_name(pair: tuple[float, float]) -> str:
+    """`3` for (3, 3), else `1to5`."""
+    return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g}to{pair[1]:g}"

@@ -25,22 +25,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.base import SceneDataModule, check
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
 from datamodules.batch import Batch
-from datamodules.converted import (
-    Array,
+from datamodules.storage.converted import (
+    ConvertedDataModule,
     ConvertedScenes,
     Resampling,
     centre_crop,
     pack_scene,
-    pair_of_sides,
-    resize_bilinear,
-    resize_nearest,
     scene_fields,
 )
-from datamodules.digits import SPLITS, Split
-from datamodules.generated import size_name
-from datamodules.multi_object import convert_records
+from datamodules.storage.multi_object import MultiObjectParameters, convert_records
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 FILE = "clevr_with_masks_train.tfrecords"
@@ -63,7 +58,7 @@ FEATURES: dict[str, tuple[tuple[int, ...], str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLEVRParameters:
+class CLEVRParameters(MultiObjectParameters):
     """Which scenes, and how they are prepared; each parameter is documented in `CLEVRDataModule`.
 
     Raises:
@@ -72,25 +67,15 @@ class CLEVRParameters:
 
     image_size: int | Sequence[int] = 128
     crop: int | None = 192
-    resampling: Resampling = "bilinear"
     splits: Literal["ast", "clevrtex", "genesis", "iodine"] = "ast"
     label: Literal["shape", "color", "material", "size"] = "shape"
     swap_colors: bool = False
-    num_scenes: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", pair_of_sides(self.image_size))
-        check("crop", self.crop, self.crop is None or 1 <= self.crop <= HEIGHT, f"from 1 to {HEIGHT}, or null")
-        good = self.resampling in ("bilinear", "nearest")
-        check("resampling", self.resampling, good, "bilinear or nearest")
-        check("splits", self.splits, self.splits in RANGES, f"one of {', '.join(RANGES)}")
-        check("label", self.label, self.label in CLASSES, f"one of {', '.join(CLASSES)}")
-        check("num_scenes", self.num_scenes, self.num_scenes is None or self.num_scenes >= 1, "at least 1, or null")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the images."""
-        return pair_of_sides(self.image_size)
+        super().__post_init__()
+        self.cropped_within(HEIGHT)
+        self.one_of("splits", *RANGES)
+        self.one_of("label", *CLASSES)
 
     @property
     def name(self) -> str:
@@ -102,6 +87,16 @@ class CLEVRParameters:
         parts += ["bgr"] * self.swap_colors
         parts += [f"n{self.num_scenes}"] * (self.num_scenes is not None)
         return "-".join(parts)
+
+    @property
+    def max_objects(self) -> int:
+        """10."""
+        return MAX_OBJECTS
+
+    @property
+    def num_classes(self) -> int:
+        """Of what `label` names."""
+        return CLASSES[self.label]
 
 
 class CLEVR(ConvertedScenes):
@@ -150,15 +145,10 @@ class CLEVR(ConvertedScenes):
         own = self.parameters
         image = centre_crop(example["image"], own.crop)
         masks = centre_crop(example["mask"].transpose(1, 2, 0), own.crop)
-        if own.resampling == "bilinear":
-            image = resize_bilinear(image, own.size)
-            mask = resize_nearest(masks, own.size).argmax(axis=2)
-        else:
-            image = resize_nearest(image, own.size, corners=True)
-            mask = resize_nearest(masks, own.size, corners=True).argmax(axis=2)
+        image, masks = own.resized(image, masks)
         # 0 stands for none, as the background has it
         classes = {name: example[name][1:].astype(np.int8) - 1 for name in CLASSES}
-        return pack_scene(image, mask, MAX_OBJECTS, **classes)
+        return pack_scene(image, masks.argmax(axis=2), MAX_OBJECTS, **classes)
 
 
 def split_range(splits: str, split: Split, total: int) -> tuple[int, int]:
@@ -177,7 +167,7 @@ def split_range(splits: str, split: Split, total: int) -> tuple[int, int]:
     return start, stop
 
 
-class CLEVRDataModule(SceneDataModule):
+class CLEVRDataModule(ConvertedDataModule, SceneDataModule):
     """CLEVR with masks, by default prepared as AST-Seg's program does it, which made its figures.
 
     AST-Seg's paper says otherwise: as in GENESIS-V2, which is `splits: genesis` and `resampling: nearest`.
@@ -223,29 +213,7 @@ class CLEVRDataModule(SceneDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = CLEVRParameters(**{key: own[key] for key in CLEVRParameters.__dataclass_fields__})
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Such as `clevr-128-ast`; see `CLEVRParameters.name`."""
-        return self.parameters.name
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of all images."""
-        return (3, *self.parameters.size)
-
-    @property
-    def num_classes(self) -> int:
-        """Of what `label` names."""
-        return CLASSES[self.parameters.label]
-
-    @property
-    def max_objects(self) -> int:
-        """10."""
-        return MAX_OBJECTS
+        self.parameters = self._keep_options(CLEVRParameters)
 
     def make_dataset(self, split: Split) -> CLEVR:
         """The scenes of a split; converts the published file if that has not been done yet."""

@@ -7,7 +7,7 @@ image by antialiased bilinear interpolation, ids by taking single pixels. Boxes 
 that. An object that is no longer to be seen is none; the others keep their order.
 
 The published files, and how to get them, are described in `clevrtex_published`. `source: synthetic` draws scenes of
-that kind instead: see `textured_scenes`.
+that kind instead: see `drawing/solids`.
 """
 
 import functools
@@ -17,14 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from datamodules import textured_scenes
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import cache_folder, data_folder
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, range_name, size_name
 from datamodules.clevrtex_published import MAX_OBJECTS, PUBLISHED, SHAPES, Published
-from datamodules.converted import Array, ConvertedScenes, converted, pair_of_sides, scene_fields
-from datamodules.digits import SPLITS, Split
-from datamodules.generated import range_name, size_name
-from datamodules.textured_scenes import SIZES, VARIANTS
+from datamodules.drawing.solids import scenes as solids
+from datamodules.drawing.solids.scenes import SIZES, VARIANTS
+from datamodules.storage.cache import cache_folder, data_folder
+from datamodules.storage.converted import ConvertedScenes, converted, pair_of_sides, scene_fields
 
 SYNTHETIC: dict[Split, int] = {"train": 10_000, "val": 1_000, "test": 1_000}  # scenes, if not told
 
@@ -135,12 +133,12 @@ def _drawn(own: CLEVRTEXParameters, split: Split, images: int, cache: Path) -> P
     choice["seed"] = own.seed
 
     def read(start: int) -> Iterator[dict[str, Array]]:
-        return itertools.islice(textured_scenes.scenes(**choice, start=start), images - start)
+        return itertools.islice(solids.scenes(**choice, start=start), images - start)
 
     return converted(
         cache,
         f"clevrtex-synthetic-{own.variant}-{split}-{size_name(own.size)}",
-        {**choice, "images": images, "version": textured_scenes.VERSION},
+        {**choice, "images": images, "version": solids.VERSION},
         {},
         scene_fields(own.size, own.counts[1], ("shape", "material", "size")),
         read,
@@ -204,9 +202,7 @@ class CLEVRTEXDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = CLEVRTEXParameters(**{key: own[key] for key in CLEVRTEXParameters.__dataclass_fields__})
+        self.parameters = self._keep_options(CLEVRTEXParameters)
         others = [test_also] if isinstance(test_also, str) else list(test_also or ())
         good = all(other in VARIANTS and other != variant for other in others) and len(set(others)) == len(others)
         allowed = f"of {', '.join(each for each in VARIANTS if each != variant)}, each once"
@@ -244,9 +240,9 @@ class CLEVRTEXDataModule(SceneDataModule):
         own, synthetic = self.parameters, self.parameters.source == "synthetic"
         if own.label == "size":
             return SIZES
-        look = textured_scenes.VARIANTS[own.variant]
+        look = solids.VARIANTS[own.variant]
         if own.label == "shape":
-            return textured_scenes.SHAPES[look.family] if synthetic else SHAPES[own.variant]
+            return solids.SHAPES[look.family] if synthetic else SHAPES[own.variant]
         return look.objects if synthetic else self._published.materials
 
     @property

@@ -30,11 +30,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from datamodules.archives import UNPACKING, unpack
-from datamodules.archives import download as fetch
-from datamodules.cache import cache_folder, data_folder, locked
-from datamodules.converted import (
-    Array,
+from datamodules.base import Array, Split, size_name
+from datamodules.drawing.solids.scenes import CROP, SIZES, VARIANTS
+from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
+from datamodules.storage.archives import UNPACKING, unpack
+from datamodules.storage.archives import download as fetch
+from datamodules.storage.cache import cache_folder, data_folder, locked
+from datamodules.storage.converted import (
     Fields,
     centre_crop,
     converted,
@@ -43,10 +45,6 @@ from datamodules.converted import (
     resize_nearest,
     scene_fields,
 )
-from datamodules.digits import Split
-from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
-from datamodules.generated import size_name
-from datamodules.textured_scenes import CROP, SIZES, VARIANTS
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SHAPES = dict.fromkeys(VARIANTS, ("cube", "cylinder", "monkey", "sphere"))

@@ -21,14 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import data_folder
-from datamodules.digits import SPLITS, Int64, Split
-from datamodules.fruit2d_published import SIZE, find_published, fingerprint, read_published
-from datamodules.fruit_drawing import FREQUENCIES, FRUITS, RELATIVE_RADII, drop, paint, settle
-from datamodules.generated import (
+from datamodules.base import SPLITS, Array, Int64, SceneDataModule, Split, check, range_name, size_name
+from datamodules.drawing.fruits import FREQUENCIES, FRUITS, RELATIVE_RADII, drop, paint, settle
+from datamodules.drawing.generated import (
     BLOCK,
-    Array,
     Colours,
     GeneratedParameters,
     GeneratedScenes,
@@ -36,9 +32,9 @@ from datamodules.generated import (
     in_blocks,
     integers,
     pack,
-    range_name,
-    size_name,
 )
+from datamodules.fruit2d_published import SIZE, find_published, fingerprint, read_published
+from datamodules.storage.cache import data_folder
 
 Float64 = npt.NDArray[np.float64]
 
@@ -280,11 +276,7 @@ class Fruit2DDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = FruitParameters(
-            **{each.name: own[each.name] for each in fields(FruitParameters) if each.init}
-        )
+        self.parameters = self._keep_options(FruitParameters)
 
     @property
     def name(self) -> str:  # type: ignore[override]

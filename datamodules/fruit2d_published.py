@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from datamodules.archives import download, unpack
-from datamodules.cache import locked
-from datamodules.digits import Split, UInt8
+from datamodules.base import Split, UInt8
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
+from datamodules.storage.archives import download, unpack
+from datamodules.storage.cache import locked
 
 Float64 = npt.NDArray[np.float64]
 

@@ -16,15 +16,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import cache_folder, data_folder
-from datamodules.coco import AnnotatedImage, Report, read_coco
-from datamodules.coco_values import AnnotationError, Id, few, paint
-from datamodules.converted import Array, ConvertedScenes, converted, pack_scene, pair_of_sides
-from datamodules.digits import SPLITS, Split
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError, ImageError
-from datamodules.generated import size_name
-from datamodules.images import (
+from datamodules.folders.coco import AnnotatedImage, Report, read_coco
+from datamodules.folders.coco_values import AnnotationError, Id, few, paint
+from datamodules.folders.look import has_colour, look
+from datamodules.folders.mask_files import VoidWatch, read_ids
+from datamodules.folders.named_files import match_files
+from datamodules.folders.split_folders import deal, split_folders
+from datamodules.storage.cache import cache_folder, data_folder
+from datamodules.storage.converted import ConvertedScenes, converted, pack_scene, pair_of_sides
+from datamodules.storage.images import (
     Fit,
     fit_boxes,
     fit_image,
@@ -37,10 +39,6 @@ from datamodules.images import (
     turn_boxes,
     turn_mask,
 )
-from datamodules.look import has_colour, look
-from datamodules.mask_files import VoidWatch, read_ids
-from datamodules.named_files import match_files
-from datamodules.split_folders import deal, split_folders
 
 VERSION = 2  # of the conversion: raise it whenever the same files give other arrays
 SIDE = 128  # of images in pixels, where nothing is said of it

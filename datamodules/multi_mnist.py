@@ -22,15 +22,12 @@ import numpy as np
 import scipy.special
 from torch import Tensor
 
-from datamodules.base import SceneDataModule, check
+from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataModule, Split, UInt8, check, range_name, size_name
 from datamodules.batch import Batch
-from datamodules.cache import data_folder
-from datamodules.digits import SOURCES, SPLITS, Digits, DigitSource, Int64, Split, UInt8, find_source, make_tiles
-from datamodules.generated import (
+from datamodules.drawing.digits import SOURCES, Digits, DigitSource, find_source, make_tiles
+from datamodules.drawing.generated import (
     BLOCK,
     RESTARTS,
-    Array,
-    Bool,
     Colours,
     GeneratedParameters,
     GeneratedScenes,
@@ -43,9 +40,8 @@ from datamodules.generated import (
     pack,
     paint,
     place,
-    range_name,
-    size_name,
 )
+from datamodules.storage.cache import data_folder
 
 VERSION = 1  # of the generator: raise it whenever the same parameters give other scenes
 DEVIATIONS = 3.0  # the scale of a digit is within so many standard deviations: tiles have a largest size
@@ -465,9 +461,7 @@ class MultiMNISTDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = SceneParameters(**{key: own[key] for key in SceneParameters.__dataclass_fields__})
+        self.parameters = self._keep_options(SceneParameters)
         check("source", source, source in SOURCES, f"one of {', '.join(SOURCES)}")
         check("box_convention", box_convention, box_convention in ("ink", "tile"), "ink or tile")
         check("target", target, target in (None, "sum"), "null or sum")

@@ -17,13 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import data_folder
-from datamodules.digits import SPLITS, Int64, Split
-from datamodules.generated import (
+from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataModule, Split, check, range_name, size_name
+from datamodules.drawing.generated import (
     BLOCK,
-    Array,
-    Bool,
     Colours,
     GeneratedParameters,
     GeneratedScenes,
@@ -36,9 +32,8 @@ from datamodules.generated import (
     pack,
     paint,
     place,
-    range_name,
-    size_name,
 )
+from datamodules.storage.cache import data_folder
 
 Float64 = npt.NDArray[np.float64]
 
@@ -340,9 +335,7 @@ class MultiSpritesDataModule(SceneDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        self.parameters = SpriteParameters(**{key: own[key] for key in SpriteParameters.__dataclass_fields__})
+        self.parameters = self._keep_options(SpriteParameters)
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -22,20 +22,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.base import SceneDataModule, check
-from datamodules.converted import (
-    Array,
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
+from datamodules.storage.converted import (
+    ConvertedDataModule,
     ConvertedScenes,
     Resampling,
     pack_scene,
-    pair_of_sides,
-    resize_bilinear,
-    resize_nearest,
     scene_fields,
 )
-from datamodules.digits import SPLITS, Split
-from datamodules.generated import size_name
-from datamodules.multi_object import convert_records
+from datamodules.storage.multi_object import MultiObjectParameters, convert_records
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SIDE = 64
@@ -49,42 +44,30 @@ Variant = Literal["empty_room", "six_objects", "identical_color"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectsRoomParameters:
+class ObjectsRoomParameters(MultiObjectParameters):
     """Which scenes, and how they are prepared; each parameter is documented in `ObjectsRoomDataModule`.
 
     Raises:
         ValueError: A parameter is out of its range.
     """
 
-    image_size: int | Sequence[int] = SIDE
-    resampling: Resampling = "bilinear"
     background_masks: Literal["four", "detected"] = "four"
     test_variant: Variant | None = None
     num_val: int = 10_000
     num_test: int = 10_000
-    num_scenes: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", pair_of_sides(self.image_size))
-        good = self.resampling in ("bilinear", "nearest")
-        check("resampling", self.resampling, good, "bilinear or nearest")
-        good = self.background_masks in ("four", "detected")
-        check("background_masks", self.background_masks, good, "four or detected")
+        super().__post_init__()
+        self.one_of("background_masks", "four", "detected")
         variants = [variant for variant in MASKS if variant != "train"]
         good = self.test_variant is None or self.test_variant in variants
         check("test_variant", self.test_variant, good, f"null or one of {', '.join(variants)}")
         for name in ("num_val", "num_test"):
             check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        check("num_scenes", self.num_scenes, self.num_scenes is None or self.num_scenes >= 1, "at least 1, or null")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the images."""
-        return pair_of_sides(self.image_size)
 
     @property
     def max_objects(self) -> int:
-        """The most objects in a scene of any split."""
+        """3, or 6 with a `test_variant` of more objects."""
         return max(MASKS["train"], MASKS[self.test_variant or "train"]) - BACKGROUNDS
 
     @property
@@ -131,11 +114,7 @@ class ObjectsRoom(ConvertedScenes):
             if own.background_masks == "detected" and has_one_wall(entities, MASKS[variant]):
                 backgrounds -= 1
             mask, image = np.maximum(entities - (backgrounds - 1), 0), example["image"]
-            if own.resampling == "bilinear":
-                image, mask = resize_bilinear(image, own.size), resize_nearest(mask, own.size)
-            else:
-                image, mask = (resize_nearest(array, own.size, corners=True) for array in (image, mask))
-            return pack_scene(image, mask, most)
+            return pack_scene(*own.resized(image, mask), most)
 
         folder = convert_records(
             f"objectsroom-{variant}-{size_name(own.size)}",
@@ -183,7 +162,7 @@ def has_one_wall(entities: Array, masks: int) -> bool:
     return bool(max(columns, rows) >= CLEARLY)
 
 
-class ObjectsRoomDataModule(SceneDataModule):
+class ObjectsRoomDataModule(ConvertedDataModule, SceneDataModule):
     """ObjectsRoom; the defaults are those of AST-Seg.
 
     Boxes are tight around what is visible of an object. There are no classes.
@@ -226,30 +205,7 @@ class ObjectsRoomDataModule(SceneDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        fields = ObjectsRoomParameters.__dataclass_fields__
-        self.parameters = ObjectsRoomParameters(**{key: own[key] for key in fields})
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Such as `objectsroom-64`; see `ObjectsRoomParameters.name`."""
-        return self.parameters.name
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of all images."""
-        return (3, *self.parameters.size)
-
-    @property
-    def num_classes(self) -> int:
-        """0: objects have no classes."""
-        return 0
-
-    @property
-    def max_objects(self) -> int:
-        """N of the batch: 3, or 6 with a `test_variant` of more objects."""
-        return self.parameters.max_objects
+        self.parameters = self._keep_options(ObjectsRoomParameters)
 
     def make_dataset(self, split: Split) -> ObjectsRoom:
         """The scenes of a split; converts the published file if that has not been done yet."""

@@ -28,22 +28,20 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.base import SceneDataModule, check
-from datamodules.cache import cache_folder, data_folder
-from datamodules.converted import (
-    Array,
+from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
+from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
+from datamodules.storage.cache import cache_folder, data_folder
+from datamodules.storage.converted import (
+    ConvertedDataModule,
+    ConvertedParameters,
     ConvertedScenes,
     centre_crop,
     converted,
     pack_scene,
-    pair_of_sides,
     resize_bilinear,
     resize_nearest,
     scene_fields,
 )
-from datamodules.digits import SPLITS, Split
-from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
-from datamodules.generated import size_name
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SIDE = 224
@@ -55,32 +53,25 @@ CAMERA = re.compile(r"-cam_(\d+)-")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapeStacksParameters:
+class ShapeStacksParameters(ConvertedParameters):
     """Which scenes, and how they are prepared; each parameter is documented in `ShapeStacksDataModule`.
 
     Raises:
         ValueError: A parameter is out of its range.
     """
 
-    image_size: int | Sequence[int] = 64
     crop: int | None = 196
     mask_sampling: Literal["corner", "centre"] = "corner"
     splits: str = "default"
     target: Literal["stability"] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", pair_of_sides(self.image_size))
-        check("crop", self.crop, self.crop is None or 1 <= self.crop <= SIDE, f"from 1 to {SIDE}, or null")
-        good = self.mask_sampling in ("corner", "centre")
-        check("mask_sampling", self.mask_sampling, good, "corner or centre")
+        super().__post_init__()
+        self.cropped_within(SIDE)
+        self.one_of("mask_sampling", "corner", "centre")
         good = re.fullmatch(r"\w+", self.splits) is not None
         check("splits", self.splits, good, "the name of a folder in `splits`")
-        check("target", self.target, self.target in (None, "stability"), "null or stability")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the images."""
-        return pair_of_sides(self.image_size)
+        self.one_of("target", None, "stability")
 
     @property
     def name(self) -> str:
@@ -90,6 +81,11 @@ class ShapeStacksParameters:
         parts += [f"crop{self.crop}" if self.crop else "uncropped"] * (self.crop != 196)
         parts += [self.mask_sampling] * (self.mask_sampling != "corner")
         return "-".join(parts)
+
+    @property
+    def max_objects(self) -> int:
+        """6."""
+        return MAX_OBJECTS
 
 
 class ShapeStacks(ConvertedScenes):
@@ -218,7 +214,7 @@ def _read_picture(path: Path, mode: str) -> Array:
     return array
 
 
-class ShapeStacksDataModule(SceneDataModule):
+class ShapeStacksDataModule(ConvertedDataModule, SceneDataModule):
     """ShapeStacks; the defaults are those of AST-Seg.
 
     Boxes are tight around what is visible of an object. Objects have no classes.
@@ -256,30 +252,7 @@ class ShapeStacksDataModule(SceneDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, num_workers=num_workers, seed=seed)
-        self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        own = dict(self.hparams)
-        fields = ShapeStacksParameters.__dataclass_fields__
-        self.parameters = ShapeStacksParameters(**{key: own[key] for key in fields})
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Such as `shapestacks-64`; see `ShapeStacksParameters.name`."""
-        return self.parameters.name
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of all images."""
-        return (3, *self.parameters.size)
-
-    @property
-    def num_classes(self) -> int:
-        """0: objects have no classes."""
-        return 0
-
-    @property
-    def max_objects(self) -> int:
-        """6."""
-        return MAX_OBJECTS
+        self.parameters = self._keep_options(ShapeStacksParameters)
 
     def make_dataset(self, split: Split) -> ShapeStacks:
         """The scenes of a split; converts the published files if that has not been done yet."""

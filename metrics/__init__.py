@@ -1,4 +1,11 @@
-"""Metrics of object-centric models: `torchmetrics.Metric` classes on plain padded tensors."""
+"""Metrics of object-centric models: `torchmetrics.Metric` classes on plain padded tensors.
+
+- `average_precision`: boxes, by three conventions.
+- `counts`: how many objects.
+- `category_correspondence`, `clustering`: categories and appearances against classes.
+- `segmentation`: masks.
+- `reconstruction`: pixels.
+"""
 
 from metrics.average_precision import AveragePrecision, GMAIRAveragePrecision, SPAIRAveragePrecision
 from metrics.category_correspondence import CategoryCorrespondence, LocationMatchedAccuracy

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrics._checks import check_mask, check_shape
+from metrics._checks import check_ids, check_mask, check_numbers, check_shape
 
 PRESENT = 0.5  # presence from which a slot holds an object
 
@@ -34,9 +34,7 @@ class _AssignedAccuracy(Metric):
 
     def __init__(self, num_clusters: int, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value in (("num_clusters", num_clusters), ("num_classes", num_classes)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        check_numbers(num_clusters=num_clusters, num_classes=num_classes)
         self.num_clusters = num_clusters
         self.num_classes = num_classes
         # Integers: exact at any size, and left alone where a model is cast to half precision.
@@ -45,13 +43,10 @@ class _AssignedAccuracy(Metric):
 
     def _count(self, category: Tensor, presence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """Check a batch, count its objects and return which slots hold one, (B, K) bool."""
-        check_shape("category", category, "B", "K")
+        check_ids("category", category, "B", "K")
         check_shape("presence", presence, *category.shape)
-        check_shape("labels", labels, len(category), "N")
+        check_ids("labels", labels, len(category), "N")
         check_mask("valid", valid, *labels.shape)
-        for name, value in (("category", category), ("labels", labels)):
-            if value.is_floating_point() or value.dtype == torch.bool:
-                raise ValueError(f"{name} has type {value.dtype}, expected integer ids: probabilities.argmax(dim=-1)")
         present = presence >= PRESENT
         # Summed up here and looked at in `compute`: no value is read, so a GPU is not waited for.
         self.objects = self.objects + valid.sum()  # never in place: spawned processes may share a state's memory

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrics._checks import check_mask, check_shape
+from metrics._checks import check_ids, check_mask, check_numbers, check_shape
 from metrics.average_precision import _pairwise_iou
 from metrics.category_correspondence import PRESENT
 
@@ -112,9 +112,7 @@ class _ContingencyMetric(Metric):
 
     def __init__(self, num_clusters: int, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value in (("num_clusters", num_clusters), ("num_classes", num_classes)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        check_numbers(num_clusters=num_clusters, num_classes=num_classes)
         self.num_clusters = num_clusters
         self.num_classes = num_classes
         # Integers: exact at any size, and left alone where a model is cast to half precision.
@@ -131,11 +129,8 @@ class _ContingencyMetric(Metric):
         Raises:
             ValueError: A shape or type is off.
         """
-        check_shape("clusters", clusters, "P")
-        check_shape("labels", labels, len(clusters))
-        for name, value in (("clusters", clusters), ("labels", labels)):
-            if value.is_floating_point() or value.dtype == torch.bool:
-                raise ValueError(f"{name} has type {value.dtype}, expected integer ids: probabilities.argmax(dim=-1)")
+        check_ids("clusters", clusters, "P")
+        check_ids("labels", labels, len(clusters))
         G, C = self.num_clusters, self.num_classes
         clusters, labels = clusters.long(), labels.long()
         known = (clusters >= 0) & (clusters < G) & (labels >= 0) & (labels < C)

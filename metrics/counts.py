@@ -31,13 +31,25 @@ class _CountMetric(Metric):
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("undefined", torch.tensor(0), dist_reduce_fx="sum")
 
-    def _differences(self, presence: Tensor, target_valid: Tensor) -> Tensor:
-        """Check a batch, count its images and return |predicted - true|, (B,) int64."""
+    def update(self, presence: Tensor, target_valid: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            presence: (B, K) in [0, 1].
+            target_valid: (B, N) bool, which rows of the ground truth are objects.
+
+        Raises:
+            ValueError: A shape or type is off.
+        """
         check_shape("presence", presence, "B", "K")
         check_mask("target_valid", target_valid, len(presence), "N")
         self.images = self.images + len(presence)  # never in place: spawned processes may share a state's memory
         self.undefined = self.undefined + presence.isnan().sum()
-        return ((presence >= self.threshold).sum(dim=1) - target_valid.sum(dim=1)).abs()
+        self._add(((presence >= self.threshold).sum(dim=1) - target_valid.sum(dim=1)).abs())
+
+    def _add(self, differences: Tensor) -> None:
+        """Add to a sum of one's own what there is in |predicted - true| number of objects, (B,) int64."""
+        raise NotImplementedError
 
     def _mean(self, total: Tensor) -> Tensor:
         """Return total / images; NaN (0 / 0) without images or where a presence was NaN."""
@@ -69,17 +81,8 @@ class CountAccuracy(_CountMetric):
         super().__init__(threshold, **kwargs)
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, presence: Tensor, target_valid: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            presence: (B, K) in [0, 1].
-            target_valid: (B, N) bool, which rows of the ground truth are objects.
-
-        Raises:
-            ValueError: A shape or type is off.
-        """
-        self.correct = self.correct + (self._differences(presence, target_valid) == 0).sum()
+    def _add(self, differences: Tensor) -> None:
+        self.correct = self.correct + (differences == 0).sum()
 
     def compute(self) -> Tensor:
         """Return the accuracy, a scalar in [0, 1] or NaN."""
@@ -110,17 +113,8 @@ class CountError(_CountMetric):
         super().__init__(threshold, **kwargs)
         self.add_state("error", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, presence: Tensor, target_valid: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            presence: (B, K) in [0, 1].
-            target_valid: (B, N) bool, which rows of the ground truth are objects.
-
-        Raises:
-            ValueError: A shape or type is off.
-        """
-        self.error = self.error + self._differences(presence, target_valid).sum()
+    def _add(self, differences: Tensor) -> None:
+        self.error = self.error + differences.sum()
 
     def compute(self) -> Tensor:
         """Return the mean error, a scalar of at least 0 or NaN."""

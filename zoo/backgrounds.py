@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from datamodules.base import SceneDataset
 from datamodules.batch import Batch
-from datamodules.cache import cache_folder, data_folder
-from datamodules.converted import converted
+from datamodules.storage.cache import cache_folder, data_folder
+from datamodules.storage.converted import converted
 
 Backgrounds = npt.NDArray[np.uint8]
 

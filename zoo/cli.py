@@ -23,7 +23,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from datamodules import SceneDataModule
-from datamodules.cache import is_writable
+from datamodules.storage.cache import is_writable
 from zoo import agreement, configurations, curriculum, registry, weights
 from zoo import parser as arguments
 from zoo.callbacks import (

@@ -34,7 +34,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 import zoo
 from datamodules.errors import ImageError
-from datamodules.images import Fit, orientation, place_image, read_image, turn_boxes, turn_mask, unfit_mask
+from datamodules.storage.images import Fit, orientation, place_image, read_image, turn_boxes, turn_mask, unfit_mask
 from zoo import weights
 from zoo.arguments import VerbParser
 from zoo.files import write_json, write_whole

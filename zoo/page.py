@@ -24,9 +24,9 @@ from urllib.parse import parse_qs, urlsplit
 import torch
 from PIL import Image
 
-from datamodules.converted import pair_of_sides
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
-from datamodules.images import from_pillow
+from datamodules.storage.converted import pair_of_sides
+from datamodules.storage.images import from_pillow
 from zoo import weights
 from zoo.arguments import VerbParser
 from zoo.callbacks.pictures import category_color, to_picture

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from datamodules.base import check
-from datamodules.converted import pair_of_sides
 from datamodules.errors import ImageError
-from datamodules.images import Fit, image_files, read_image
+from datamodules.storage.converted import pair_of_sides
+from datamodules.storage.images import Fit, image_files, read_image
 from zoo import registry
 from zoo.prediction import Prediction, check_sizes, concatenate, predict_batches, target_size
 from zoo.scene import Scene

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from datamodules.base import check
-from datamodules.converted import pair_of_sides
 from datamodules.errors import ImageError
-from datamodules.images import Fit, Placement, fit_image, read_image, to_channels, to_images
+from datamodules.storage.converted import pair_of_sides
+from datamodules.storage.images import Fit, Placement, fit_image, read_image, to_channels, to_images
 from zoo.scene import FoundObject, Scene
 
 if TYPE_CHECKING:

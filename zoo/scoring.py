@@ -23,9 +23,9 @@ import torch
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
-from datamodules.coco import Annotated, Entry, Report, read_coco
-from datamodules.coco_values import AnnotationError, Boxes, flag, identifier, outline_of, record
-from datamodules.named_files import match_files
+from datamodules.folders.coco import Annotated, Entry, Report, read_coco
+from datamodules.folders.coco_values import AnnotationError, Boxes, flag, identifier, outline_of, record
+from datamodules.folders.named_files import match_files
 from metrics.clustering import NO_LABEL, cluster_label_pairs, match_clusters
 from zoo.evaluation import SceneMetrics
 

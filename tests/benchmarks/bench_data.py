@@ -17,7 +17,7 @@ import torch
 
 from datamodules import CLEVRTEXDataModule
 from datamodules.clevrtex_published import Published, read_objects, read_scene
-from datamodules.textured_scenes import VARIANTS, scenes
+from datamodules.drawing.solids.scenes import VARIANTS, scenes
 
 SIZES = (64, 128)
 LOADED = 2048  # scenes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from datamodules.tfrecord import crc32c
+from datamodules.storage.tfrecord import crc32c
 
 
 @functools.cache

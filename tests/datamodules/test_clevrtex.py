@@ -14,9 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules import CLEVRTEX, CLEVRTEXDataModule, textured_scenes
+from datamodules import CLEVRTEX, CLEVRTEXDataModule
 from datamodules import clevrtex_published as module
 from datamodules.clevrtex import CLEVRTEXParameters
+from datamodules.drawing.solids import scenes as solids
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
 from zoo.cli import main
 from zoo.models import BackgroundAE
@@ -316,8 +317,8 @@ def synthetic(**parameters) -> CLEVRTEXDataModule:
 
 def test_synthetic_scenes_are_drawn_once_and_only_those_of_the_stage(monkeypatch):
     drawn = []
-    scenes = textured_scenes.scenes
-    monkeypatch.setattr(textured_scenes, "scenes", lambda **own: drawn.append(own["split"]) or scenes(**own))
+    scenes = solids.scenes
+    monkeypatch.setattr(solids, "scenes", lambda **own: drawn.append(own["split"]) or scenes(**own))
     data = synthetic(num_objects=[2, 4])
     data.trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
     data.trainer.state.fn = TrainerFn.TESTING
@@ -328,7 +329,7 @@ def test_synthetic_scenes_are_drawn_once_and_only_those_of_the_stage(monkeypatch
     again = synthetic(num_objects=[2, 4], label="material")
     again.prepare_data()
     assert len(drawn) == 3
-    assert (again.num_classes, again.max_objects, again.image_shape) == (len(textured_scenes.FULL), 4, (3, 16, 16))
+    assert (again.num_classes, again.max_objects, again.image_shape) == (len(solids.FULL), 4, (3, 16, 16))
     train, val = next(iter(data.train_dataloader())), list(again.val_dataloader())
     assert [len(batch["image"]) for batch in val] == [4, 1]
     assert train.keys() == {"image", "boxes", "labels", "valid", "mask"}
@@ -340,7 +341,7 @@ def test_synthetic_scenes_are_drawn_once_and_only_those_of_the_stage(monkeypatch
 def test_a_killed_drawing_goes_on(monkeypatch, tmp_path):
     whole = synthetic(num_train=262)
     whole.setup("fit")
-    scenes, starts = textured_scenes.scenes, []
+    scenes, starts = solids.scenes, []
 
     def killed(**own):
         starts.append(own["start"])
@@ -349,7 +350,7 @@ def test_a_killed_drawing_goes_on(monkeypatch, tmp_path):
                 raise KeyboardInterrupt
             yield scene
 
-    monkeypatch.setattr(textured_scenes, "scenes", killed)
+    monkeypatch.setattr(solids, "scenes", killed)
     with pytest.raises(KeyboardInterrupt):
         synthetic(num_train=262, data_dir=str(tmp_path / "other")).make_dataset("train")
     resumed = synthetic(num_train=262, data_dir=str(tmp_path / "other")).make_dataset("train")

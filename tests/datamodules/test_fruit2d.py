@@ -11,8 +11,8 @@ from torchvision.ops import box_iou
 
 from datamodules import Fruit2D, Fruit2DDataModule
 from datamodules import fruit2d as module
+from datamodules.drawing.fruits import FRUITS, drop, paint, settle
 from datamodules.fruit2d import FruitParameters, generate, piles
-from datamodules.fruit_drawing import FRUITS, drop, paint, settle
 
 LARGEST = 48
 

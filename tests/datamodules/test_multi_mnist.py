@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from datamodules import MultiMNIST, MultiMNISTDataModule
 from datamodules import multi_mnist as module
-from datamodules.digits import DigitSource, Split
-from datamodules.generated import paint
+from datamodules.base import Split
+from datamodules.drawing.digits import DigitSource
+from datamodules.drawing.generated import paint
 from datamodules.multi_mnist import SceneParameters, generate
 
 UCI = functools.partial(MultiMNIST, source="uci")

@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 
 from datamodules import MultiSprites, MultiSpritesDataModule
-from datamodules import generated as shared
 from datamodules import multi_sprites as module
+from datamodules.drawing import generated as shared
 from datamodules.multi_sprites import SpriteParameters, coverage, generate
 
 # Areas of the square, triangle and ellipse with a circle of radius 1 around them.

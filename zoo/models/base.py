@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.batch import Batch
-from datamodules.images import Fit
+from datamodules.storage.images import Fit
 from zoo.layers.image_noise import ImageNoise
 from zoo.layers.noise import mixed_seed, seeded
 from zoo.layers.precision import HALVES, unpacked
