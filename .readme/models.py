@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 import datamodules
 import zoo
-from zoo.callbacks.pictures import to_picture
-from zoo.overlay import draw_objects
+from zoo.pictures.draw import to_picture
+from zoo.pictures.overlay import draw_objects
 
 SIDE, GAP, TITLE = 192, 6, 24
 NAMES = (

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import zoo
-from zoo import cli, curriculum
+from zoo.commands import cli, curriculum
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {path: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").rglob("*.yaml"))}

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import registry, weights
+from zoo import registry
+from zoo.sharing import weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--data.init_args.num_train=64", "--data.init_args.num_val=8", "--data.init_args.num_test=8"]
@@ -96,7 +97,7 @@ def test_it_needs_no_variable_where_it_is_named_or_imported(own: Path, monkeypat
     run(monkeypatch, "fit", "--model", dotted, *data, *SMALL, *FEW)
     (folder,) = Path("runs").glob("*/version_*")
     run(monkeypatch, "test", "--model", dotted, "--ckpt_path", str(folder), *SMALL)
-    code = "import sys, zoo\nfrom zoo.weights import CheckpointError\ntry:\n    zoo.load('best')\n"
+    code = "import sys, zoo\nfrom zoo.sharing.weights import CheckpointError\ntry:\n    zoo.load('best')\n"
     code += "except CheckpointError as error:\n    assert 'ZOO_PLUGINS' in str(error)\nelse:\n    sys.exit('loaded')\n"
     code += f"assert '{own.stem}' not in sys.modules\nfrom {dotted.replace('.', ' import ')}\n"
     code += "assert type(zoo.load('best')) is GridAutoencoder"

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo import cli, curriculum, publish, registry, results
+from zoo import registry
+from zoo.commands import cli, curriculum, publish
+from zoo.results import table as results
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,10 +13,10 @@ _beside.install()
 
 if TYPE_CHECKING:
     from zoo.scene import Scene as Scene
-    from zoo.weights import list_models as list_models
-    from zoo.weights import list_weights as list_weights
-    from zoo.weights import load as load
-    from zoo.weights import save as save
+    from zoo.sharing.weights import list_models as list_models
+    from zoo.sharing.weights import list_weights as list_weights
+    from zoo.sharing.weights import load as load
+    from zoo.sharing.weights import save as save
 
 __all__ = ["Scene", "list_models", "list_weights", "load", "save"]
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("zoo.scene" if name == "Scene" else "zoo.weights"), name)
+    return getattr(import_module("zoo.scene" if name == "Scene" else "zoo.sharing.weights"), name)
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,9 @@ _OWN_VERBS = {
     "export": "write a checkpoint as a program that runs without this package: torch or onnx",
     "benchmark": "train and test a grid of configurations and seeds, and compare them",
     "dashboard": "make a workspace on Weights & Biases that compares models",
+    "curriculum": "train a background, then the model that takes it, from two configurations",
+    "results": "record runs in the zoo's table, or print it",
+    "publish": "test a run's checkpoint and put it among those that come with the zoo",
     "page": "open a local page: drop or draw images, and see what a checkpoint finds in them",
 }
 _HEADLINES = (
@@ -59,7 +62,8 @@ def usage() -> str:
 
 def listing() -> str:
     """Models, datamodules, checkpoints and configurations, found by reading files."""
-    from zoo import configurations, registry, weights
+    from zoo import configurations, registry
+    from zoo.sharing import weights
 
     def section(title: str, rows: dict[str, str]) -> list[str]:
         width = max((len(name) for name in rows), default=0) + 2
@@ -106,13 +110,13 @@ def _run(verb: str) -> None:
     elif verb == "list":
         print(listing())
     elif verb == "predict" and any(arg.split("=")[0] == "--images" for arg in sys.argv):
-        from zoo.folder import main as run_folder
+        from zoo.commands.predict import main as run_folder
 
         run_folder()
     elif verb in _OWN_VERBS:
-        import_module(f"zoo.{verb}").main()
+        import_module(f"zoo.commands.{verb}").main()
     elif verb in _TRAINER_VERBS:
-        from zoo.cli import main as run
+        from zoo.commands.cli import main as run
 
         run()
     else:

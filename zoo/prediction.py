@@ -1,10 +1,11 @@
 """Any images in, scenes out: what `ObjectModel.predict` does."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +15,13 @@ from datamodules.base import check
 from datamodules.errors import ImageError
 from datamodules.storage.converted import pair_of_sides
 from datamodules.storage.images import Fit, Placement, fit_image, read_image, to_channels, to_images
+from zoo import registry
 from zoo.scene import FoundObject, Scene
 
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
 
+ImageSize = int | Sequence[int] | Literal["original"] | None
 Refuse = Callable[[int, str], None]  # told the place of an image that a model does not take, and why
 
 
@@ -227,3 +230,39 @@ def concatenate(parts: Sequence[Prediction]) -> Prediction:
         else:
             values[field.name] = None if values_of_parts[0] is None else torch.cat(values_of_parts)
     return Prediction(**values)
+
+
+def trained_size(record: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """(H, W) of the scenes that a model was trained on.
+
+    Args:
+        record: Of its data, as `ObjectModel.data_record`.
+
+    Returns:
+        None where the record does not say.
+    """
+    record = record or {}
+    given = record.get("init_args") or {}
+    size = given.get("image_size")
+    if size is None and record.get("class") in registry.datamodules():
+        with contextlib.suppress(Exception):  # a record of another version's data, or of data that are not here
+            size = registry.datamodules()[record["class"]].load()(**given).image_shape[-2:]
+    return None if size is None else pair_of_sides(size)
+
+
+def photo_size(model: "ObjectModel", image_size: ImageSize = None) -> tuple[int, int] | None:
+    """(H, W) that photos are resized to, of which one seldom has any in a model's own size.
+
+    Args:
+        model: Any.
+        image_size: Side in pixels or [height, width]; `original`: as they are; null: what the model reads, or else what
+            it was trained on, or else as they are.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if image_size == "original":
+        return None
+    if isinstance(image_size, str):
+        raise ValueError(f"image_size={image_size!r}: must be pixels, [height, width], original or null")
+    return target_size(model, image_size) or trained_size(model.data_record)

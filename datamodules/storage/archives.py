@@ -69,7 +69,7 @@ def _fetch(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener().open(request, timeout=TIMEOUT)  # proxies as they are now
     except urllib.error.HTTPError as error:
         # Nothing lies past the end of a file that had been downloaded to its last byte.
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{have}":

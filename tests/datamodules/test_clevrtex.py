@@ -19,7 +19,7 @@ from datamodules import clevrtex_published as module
 from datamodules.clevrtex import CLEVRTEXParameters
 from datamodules.drawing.solids import scenes as solids
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
-from zoo.cli import main
+from zoo.commands.cli import main
 from zoo.models import BackgroundAE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*images, 50000 were published:UserWarning")

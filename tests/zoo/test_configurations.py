@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo import cli, configurations
+from zoo import configurations
 from zoo.__main__ import listing
+from zoo.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo import files, hub, weights
+from zoo import files
 from zoo.models import SPAIR
+from zoo.sharing import hub, weights
 
 ROOT = Path(zoo.__file__).parents[1]
 

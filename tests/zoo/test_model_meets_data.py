@@ -15,8 +15,8 @@ from PIL import Image
 import zoo
 from datamodules import ImageFolderDataModule, MultiMNISTDataModule, SceneDataModule
 from zoo import registry
-from zoo.agreement import AgreementError, Said, agree, said_by
-from zoo.cli import main
+from zoo.commands.agreement import AgreementError, Said, agree, said_by
+from zoo.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")

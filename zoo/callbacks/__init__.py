@@ -1,4 +1,8 @@
-"""Pictures and tables for whatever logger is there, checkpoints, and what was predicted."""
+"""What happens while a trainer runs, one callback a file.
+
+`checkpoints` are kept, `pictures` and `clusters` drawn and `tables` printed for whatever logger is there, a `record` of
+the run and what was predicted (`writer`) written, and what is monitored checked (`monitor`).
+"""
 
 from zoo.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, LastValidation
 from zoo.callbacks.clusters import ClusterPictures

@@ -14,7 +14,7 @@ import zoo
 from zoo.callbacks.checkpoints import best_checkpoint
 from zoo.evaluation import METRIC_NAMES
 from zoo.files import write_json
-from zoo.results import setting
+from zoo.results.table import setting
 
 try:
     import resource
@@ -25,9 +25,10 @@ except ImportError:  # not a POSIX system
 class RunRecord(Callback):
     """Writes `run.json` into the run folder when training ends, and adds the test's metrics when they are known.
 
-    `zoo.results` makes a row of a table of it. `steps` is how long it was trained, `best_step` when the checkpoint was
-    saved that is its best, `tested_step` of which weights the test's metrics are. `history` has the metrics of every
-    validation, and the seconds of training until then. A run that was resumed counts the time of all its parts.
+    `zoo.results.table` makes a row of a table of it. `steps` is how long it was trained, `best_step` when the
+    checkpoint was saved that is its best, `tested_step` of which weights the test's metrics are. `history` has the
+    metrics of every validation, and the seconds of training until then. A run that was resumed counts the time of all
+    its parts.
 
     Args:
         experiment: The configurations it was started from, as in `recipes/quick/spair`.

@@ -1,1 +1,1 @@
-"""What people do with a trained model."""
+"""What people do with a trained model: `clustering` of its objects, their `embedding`, `comparison` of runs."""

@@ -7,16 +7,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from zoo import results
+from zoo.results import table as results
 
 
 def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     """Draw a bar for each experiment and metric: mean and standard deviation over seeds, each seed a dot.
 
-    Papers' figures, from zoo/published.csv, are black strokes, where setting, data and metric are theirs.
+    Papers' figures, from zoo/results/published.csv, are black strokes, where setting, data and metric are theirs.
 
     Args:
-        rows: Of `zoo.results.read`.
+        rows: Of `zoo.results.table.read`.
 
     Returns:
         The figure; None where no run has a metric.

@@ -41,7 +41,6 @@ from torch import Tensor, nn
 
 from datamodules.base import SceneDataModule
 from datamodules.batch import Batch
-from zoo import weights
 from zoo.backgrounds import WithBackgrounds, training_backgrounds
 from zoo.layers.blur import blur
 from zoo.layers.boxes import attention_to_boxes, trim_boxes
@@ -53,6 +52,7 @@ from zoo.layers.schedules import Schedule
 from zoo.layers.soft_argmax import attend, soft_argmax, spatial_softmax
 from zoo.models.base import ObjectModel, RefusedError
 from zoo.scene import Scene
+from zoo.sharing import weights
 
 _COLOR_BOUNDS = (0.02, 0.98)  # of a colour that others are to start from
 

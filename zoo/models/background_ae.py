@@ -8,7 +8,7 @@ remains is the background. A further output channel predicts the error, so that 
 - The weights' window follows the program, 2 (W // 75) + 1 pixels: at 64 px it is a single pixel.
 - AdamW without weight decay, as the program has it, is Adam.
 - The program trains the simple form first and goes on to the complex one where backgrounds change; here `form` says
-  which, and `python -m zoo.curriculum` chooses so (`background_change`).
+  which, and `python -m zoo curriculum` chooses so (`background_change`).
 - Cures of our own, off by default: `width` below 1, `robust_rate` that rises, `target_blur`, `max_grad_norm`.
 """
 

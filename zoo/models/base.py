@@ -423,7 +423,7 @@ class ObjectModel(LightningModule):
         Returns:
             The folder.
         """
-        from zoo.hub import save_pretrained
+        from zoo.sharing.hub import save_pretrained
 
         return save_pretrained(self, folder, name=name, weights_license=weights_license, **facts)
 
@@ -452,7 +452,7 @@ class ObjectModel(LightningModule):
         Returns:
             Where it is.
         """
-        from zoo.hub import push_to_hub
+        from zoo.sharing.hub import push_to_hub
 
         options: dict[str, Any] = {"private": private, "token": token, "revision": revision, "message": message}
         return push_to_hub(self, repo_id, weights_license=weights_license, **options, **facts)

@@ -1,1 +1,5 @@
-"""Trained models as files, folders and hub repositories: what their records say, and how older ones are read."""
+"""Trained models for others, which are known through `zoo.registry` alone.
+
+`weights` finds, reads and writes checkpoints, `former` has how records of the first format read, `hub` writes folders
+and repositories of the Hugging Face hub, `export` programs that run without this package.
+"""

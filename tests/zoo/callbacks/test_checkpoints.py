@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from zoo.callbacks.checkpoints import write_checkpoint
-from zoo.cli import main
+from zoo.commands.cli import main
 from zoo.models.spair import SPAIR
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -115,7 +115,7 @@ def save(self, trainer, path):
     if trainer.global_step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 BestCheckpoint._save_checkpoint = save
-from zoo.cli import main
+from zoo.commands.cli import main
 main({command(8, 2)!r})
 """
     whole = fit(8, 2)

@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from zoo.callbacks import ScenePictures, pictures
-from zoo.callbacks.pictures import (
+from zoo.models import GMAIR, DiscreteAIR
+from zoo.pictures.draw import (
     CATEGORY_COLORS,
     PREDICTED_COLOR,
     TRUE_COLOR,
@@ -22,7 +23,6 @@ from zoo.callbacks.pictures import (
     draw_generated,
     draw_scenes,
 )
-from zoo.models import GMAIR, DiscreteAIR
 from zoo.scene import Scene
 
 SMALL: dict[str, Any] = {"image_size": 48, "num_steps": 2, "num_categories": 5, "cell_hidden": 16, "patch_size": 10}

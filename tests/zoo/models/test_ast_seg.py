@@ -15,7 +15,7 @@ from zoo.layers.schedules import schedule_value
 from zoo.layers.soft_argmax import spatial_softmax
 from zoo.models import ASTSeg, BackgroundAE, ObjectModel
 from zoo.models.ast_seg import ObjectEncoder
-from zoo.weights import CheckpointError
+from zoo.sharing.weights import CheckpointError
 
 BACKGROUND = {"form": "simple", "code_dim": 4, "width": 0.1}
 SMALL = {

@@ -1,0 +1,1 @@
+"""Drawing: `draw` has sheets of scenes, boxes, masks and what a model imagines, `overlay` boxes on one's own images."""

@@ -1,0 +1,56 @@
+"""Found objects drawn over the image that they were found in."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zoo.pictures.draw import PREDICTED_COLOR, category_color, draw_box, to_picture
+from zoo.scene import FoundObject
+
+_NARROWEST, _WIDEST = (
+    192,
+    1024,
+)  # pixels of a picture: boxes and numbers can be told, and a folder of them looked through
+
+
+def draw_objects(image: Tensor, objects: Sequence[FoundObject], mask: np.ndarray | None = None) -> Image.Image:
+    """An image with the boxes of its objects and, where there is a mask, their pixels tinted.
+
+    Args:
+        image: (C, H, W) in [0, 1], C 1 or 3. It is drawn larger or smaller where it is less than 192 or more than 1024
+            pixels wide.
+        objects: With boxes in the pixels of `image`, of which each has its presence above it, and is brighter for more.
+            A colour stands for a category; for an object where masks tell them apart; else all are blue.
+        mask: (H, W) of whole numbers: pixels of slot k are k + 1.
+
+    Returns:
+        An RGB picture.
+    """
+    H, W = image.shape[-2:]
+    scale = max(1, -(-_NARROWEST // W)) if W <= _WIDEST else _WIDEST / W
+    size = (round(W * scale), max(1, round(H * scale)))
+    if scale >= 1:
+        picture = to_picture(image, int(scale))
+    else:
+        picture = to_picture(image, 1).resize(size, Image.Resampling.BILINEAR)
+    if mask is not None:
+        tint = np.zeros((*mask.shape, 3), np.uint8)
+        for found in objects:
+            tint[mask == found["slot"] + 1] = _color(found, masks=True)
+        colors = Image.fromarray(tint).resize(size, Image.Resampling.NEAREST)
+        where = Image.fromarray(np.where(tint.any(2), 115, 0).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        picture = Image.composite(colors, picture, where)
+    for found in objects:
+        color = tuple(int(c * (0.4 + 0.6 * found["score"])) for c in _color(found, mask is not None))
+        label = f"{found['score']:.2f}" if found["category"] is None else f"{found['category']}: {found['score']:.2f}"
+        draw_box(picture, torch.tensor(found["box"]) * scale, 1, color, label, width=max(1, int(scale) // 3))
+    return picture
+
+
+def _color(found: FoundObject, masks: bool) -> tuple[int, int, int]:
+    if found["category"] is not None:
+        return category_color(found["category"])
+    return category_color(found["slot"]) if masks else PREDICTED_COLOR
