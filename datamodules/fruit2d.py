@@ -256,6 +256,8 @@ class Fruit2DDataModule(GeneratedDataModule, SceneDataModule):
         ValueError: A parameter is out of its range, or so many fruits do not fit.
     """
 
+    parameters: FruitParameters
+
     def __init__(
         self,
         *,

@@ -433,6 +433,8 @@ class MultiMNISTDataModule(GeneratedDataModule, SceneDataModule):
         ValueError: A parameter is out of its range, or so many digits do not fit.
     """
 
+    parameters: SceneParameters
+
     def __init__(
         self,
         *,

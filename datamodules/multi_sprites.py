@@ -315,6 +315,8 @@ class MultiSpritesDataModule(GeneratedDataModule, SceneDataModule):
         ValueError: A parameter is out of its range, or so many sprites do not fit.
     """
 
+    parameters: SpriteParameters
+
     def __init__(
         self,
         *,
