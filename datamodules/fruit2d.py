@@ -26,6 +26,7 @@ from datamodules.drawing.fruits import FREQUENCIES, FRUITS, RELATIVE_RADII, drop
 from datamodules.drawing.generated import (
     BLOCK,
     Colours,
+    GeneratedDataModule,
     GeneratedParameters,
     GeneratedScenes,
     colours_name,
@@ -221,7 +222,7 @@ def piles(parameters: FruitParameters, counts: Int64, rng: np.random.Generator) 
     )
 
 
-class Fruit2DDataModule(SceneDataModule):
+class Fruit2DDataModule(GeneratedDataModule, SceneDataModule):
     """Fruits of nine kinds that lie in a container, with boxes and classes; the default is the paper's data.
 
     Published boxes are clipped to the image. Synthetic ones are tight around the pixels where the fruit's alpha is
@@ -255,6 +256,8 @@ class Fruit2DDataModule(SceneDataModule):
         ValueError: A parameter is out of its range, or so many fruits do not fit.
     """
 
+    parameters: FruitParameters
+
     def __init__(
         self,
         *,
@@ -282,11 +285,6 @@ class Fruit2DDataModule(SceneDataModule):
     def name(self) -> str:  # type: ignore[override]
         """Such as `fruit2d128` or `fruit2d-synthetic128`; see `FruitParameters.name`."""
         return self.parameters.name
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of all images."""
-        return (3, *self.parameters.canvas)
 
     @property
     def num_classes(self) -> int:

@@ -29,6 +29,7 @@ from datamodules.drawing.generated import (
     BLOCK,
     RESTARTS,
     Colours,
+    GeneratedDataModule,
     GeneratedParameters,
     GeneratedScenes,
     Layout,
@@ -388,7 +389,7 @@ def _crop(scenes: dict[str, Array], window: tuple[int, int], crops: int, rng: np
     return cut
 
 
-class MultiMNISTDataModule(SceneDataModule):
+class MultiMNISTDataModule(GeneratedDataModule, SceneDataModule):
     """Scenes with scattered MNIST digits; the defaults are those of SPAIR's first experiment.
 
     Digits are drawn with equal chances from all digits of the split, whose classes are equally frequent. A box is not
@@ -431,6 +432,8 @@ class MultiMNISTDataModule(SceneDataModule):
     Raises:
         ValueError: A parameter is out of its range, or so many digits do not fit.
     """
+
+    parameters: SceneParameters
 
     def __init__(
         self,
@@ -477,11 +480,6 @@ class MultiMNISTDataModule(SceneDataModule):
         return self.parameters.name(self.source.name, self.hparams["box_convention"])
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the validation and test images."""
-        return (self.parameters.channels, *self.parameters.canvas)
-
-    @property
     def train_image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the training images."""
         return (self.parameters.channels, *self.parameters.window)
@@ -490,11 +488,6 @@ class MultiMNISTDataModule(SceneDataModule):
     def num_classes(self) -> int:
         """10."""
         return 10
-
-    @property
-    def max_objects(self) -> int:
-        """N of the batch: the most digits in an image."""
-        return self.parameters.count[1]
 
     def make_dataset(self, split: Split) -> MultiMNIST:
         """The scenes of a split; generates them if they are not on disk yet."""

@@ -21,6 +21,7 @@ from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataModule, Split,
 from datamodules.drawing.generated import (
     BLOCK,
     Colours,
+    GeneratedDataModule,
     GeneratedParameters,
     GeneratedScenes,
     Layout,
@@ -280,7 +281,7 @@ def _most_that_fit(canvas: tuple[int, int], radius: float, max_overlap: float, w
     return most_that_fit(_Circles(canvas, np.full((64, wanted), radius), max_overlap), 64, wanted)
 
 
-class MultiSpritesDataModule(SceneDataModule):
+class MultiSpritesDataModule(GeneratedDataModule, SceneDataModule):
     """Scenes with squares, triangles and ellipses; the defaults are those of Discrete-AIR.
 
     Each shape touches the circle around it: the square and the equilateral triangle with all corners, the ellipse with
@@ -314,6 +315,8 @@ class MultiSpritesDataModule(SceneDataModule):
         ValueError: A parameter is out of its range, or so many sprites do not fit.
     """
 
+    parameters: SpriteParameters
+
     def __init__(
         self,
         *,
@@ -343,19 +346,9 @@ class MultiSpritesDataModule(SceneDataModule):
         return self.parameters.name
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of all images."""
-        return (self.parameters.channels, *self.parameters.canvas)
-
-    @property
     def num_classes(self) -> int:
         """3: square, triangle, ellipse."""
         return len(SHAPES)
-
-    @property
-    def max_objects(self) -> int:
-        """N of the batch: the most sprites in an image."""
-        return self.parameters.count[1]
 
     def make_dataset(self, split: Split) -> MultiSprites:
         """The scenes of a split; generates them if they are not on disk yet."""

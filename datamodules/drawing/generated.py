@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataset, Split, UInt8, check
+from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataModule, SceneDataset, Split, UInt8, check
 from datamodules.batch import Batch
 from datamodules.storage.cache import cache_folder, cached
 
@@ -60,6 +60,11 @@ class GeneratedParameters(ABC):
     @abstractmethod
     def palette(self) -> Colours:
         """The colours that objects come in."""
+
+    @property
+    @abstractmethod
+    def count(self) -> tuple[int, int]:
+        """Fewest and most objects of an image."""
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -175,6 +180,25 @@ class GeneratedScenes(SceneDataset):
         if self.masks is not None:
             batch["mask"] = self.masks[index].long()
         return batch
+
+
+class GeneratedDataModule(SceneDataModule):
+    """What datamodules of generated scenes say of them, by their `parameters`.
+
+    A data set's datamodule is a `SceneDataModule` besides, in so many words: by these it is found in its file.
+    """
+
+    parameters: GeneratedParameters
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the full images."""
+        return (self.parameters.channels, *self.parameters.canvas)
+
+    @property
+    def max_objects(self) -> int:
+        """N of the batch: the most objects in an image."""
+        return self.parameters.count[1]
 
 
 def in_blocks(
