@@ -12,8 +12,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from zoo.callbacks import ScenePictures, pictures
+from zoo.callbacks import ScenePictures
 from zoo.models import GMAIR, DiscreteAIR
+from zoo.pictures import draw as pictures
 from zoo.pictures.draw import (
     CATEGORY_COLORS,
     PREDICTED_COLOR,

@@ -112,7 +112,7 @@ def test_a_killed_benchmark_goes_on_without_repeating_jobs(tmp_path: Path, capsy
     """One job has ended and one is at work when the benchmark is killed; that one is left alone and then counts."""
     configs(a="")
     Path("go").unlink()
-    code = "import sys; from zoo import benchmark; command = benchmark.Job.command\n"
+    code = "import sys; from zoo.commands import benchmark; command = benchmark.Job.command\n"
     code += "benchmark.Job.command = lambda job: [sys.executable, 'stand_in.py', *command(job)[4:12]]\n"
     code += "benchmark.main(['--configs', 'a.yaml', '--seeds', '0', '1', '2', '--out=out', '--wandb=disabled'])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -139,7 +139,7 @@ def test_a_killed_benchmark_goes_on_without_repeating_jobs(tmp_path: Path, capsy
 def test_a_stopped_benchmark_stops_its_jobs() -> None:
     configs(a="")
     Path("go").unlink()
-    code = "import sys; from zoo import benchmark; command = benchmark.Job.command\n"
+    code = "import sys; from zoo.commands import benchmark; command = benchmark.Job.command\n"
     code += "benchmark.Job.command = lambda job: [sys.executable, 'stand_in.py', *command(job)[4:12]]\n"
     code += "benchmark.main(['--configs', 'a.yaml', '--out=out', '--wandb=disabled'])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -129,7 +129,7 @@ def test_what_is_terminated_ends_its_phase(tmp_path) -> None:
     """Else the phase would go on alone, beside the one of the curriculum's next start."""
     pid = tmp_path / "pid"
     child = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    parent = f"import sys; from zoo import curriculum; curriculum._run([sys.executable, '-c', {child!r}])"
+    parent = f"import sys; from zoo.commands import curriculum; curriculum._run([sys.executable, '-c', {child!r}])"
     process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:

@@ -11,9 +11,9 @@ from PIL import Image
 
 import zoo
 from zoo import __main__ as command_line
-from zoo.callbacks import pictures
 from zoo.commands import show
 from zoo.models import SPAIR, ObjectModel
+from zoo.pictures import draw as pictures
 from zoo.scene import Scene
 
 TITLE, GAP = 14, 4
