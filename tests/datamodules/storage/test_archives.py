@@ -102,14 +102,14 @@ def test_what_is_not_there_and_where_it_cannot_go(server, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("error", [OSError(113, "No route to host"), ssl.SSLError("bad record"), TimeoutError()])
 def test_errors_of_the_network_are_not_called_a_full_disk(server, tmp_path, monkeypatch, error):
-    answer = urllib.request.urlopen
+    answer = urllib.request.OpenerDirector.open
 
     def break_off(*args: object, **kwargs: object) -> object:
         response, rest = answer(*args, **kwargs), [b"begun"]
         monkeypatch.setattr(response, "read", lambda _: rest.pop() if rest else _raise(error))
         return response
 
-    monkeypatch.setattr(urllib.request, "urlopen", break_off)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", break_off)
     with pytest.raises(DatasetNotFoundError, match=r"5 bytes are kept in .*x\.bin\.part"):
         download(f"{server}/x.bin", tmp_path / "x.bin")
 
