@@ -1,1 +1,1 @@
-"""Recorded runs (results.csv), the papers' figures (published.csv), and the table that sets them side by side."""
+"""Recorded runs, beside the papers' figures (results.csv, published.csv); what additions are worth (ablations.csv)."""

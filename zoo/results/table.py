@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -114,11 +114,16 @@ def _clustering_row(record: dict[str, Any]) -> dict[str, str]:
 def add(runs: Iterable[Path], path: Path = RECORDED) -> None:
     """Add runs to a file of results; a run of the same experiment, changes, data and seed is replaced."""
     rows = {tuple(r[key] for key in _KEY): r for r in [*read(path), *map(row, runs)]}
+    write([rows[key] for key in sorted(rows)], COLUMNS, path)
+
+
+def write(rows: Iterable[dict[str, str]], columns: Sequence[str], path: Path) -> None:
+    """Write a file of results, whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows))
+        writer.writerows(rows)
     part.replace(path)
 
 

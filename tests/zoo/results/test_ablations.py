@@ -1,0 +1,54 @@
+"""Recipes trained without an addition, recorded and set beside the recipe itself."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from zoo.commands.results import main
+from zoo.results import ablations, table
+from zoo.results.ablations import NOTHING
+
+
+def run(folder: Path, seed: int, ap: float | None, changes: str = "", steps: int = 10) -> Path:
+    folder.mkdir(parents=True)
+    record = {"experiment": "recipes/quick/spair", "changes": changes, "data": "digits", "seed": seed, "steps": steps}
+    metrics = {} if ap is None else {"metrics": {"ap50": ap, "negative_elbo": -1234.56}}
+    (folder / "run.json").write_text(json.dumps({**record, **metrics}))
+    return folder
+
+
+def test_what_changes_without_an_addition_is_in_the_table(tmp_path):
+    file, runs = tmp_path / "ablations.csv", tmp_path / "results.csv"
+    ablations.add([run(tmp_path / "a", 0, 0.5, "x=1"), run(tmp_path / "b", 1, 0.7, "x=1")], "size_prior", file)
+    ablations.add([run(tmp_path / "c", 0, 0.9, "x=2")], "bias", file)
+    table.add([run(tmp_path / "d", 0, 0.8), run(tmp_path / "e", 1, 0.1, steps=99)], runs)  # one is of another length
+    lines = ablations.table(file, runs).splitlines()
+    assert lines[0].startswith("| recipe | test data | steps | without | seeds | AP (IoU 0.5) |")
+    assert lines[2:] == [
+        "| recipes/quick/spair | digits | 10 | nothing | 0 | 0.800 | -1234.6 |",
+        "|  |  |  | bias | 0 | 0.900 | -1234.6 |",
+        "|  |  |  | size_prior | 0, 1 | 0.600 | -1234.6 |",
+    ]
+    # one that was trained for this comparison goes before
+    ablations.add([run(tmp_path / "f", 0, 0.75, "trainer.max_steps=10")], NOTHING, file)
+    assert "| nothing | 0 | 0.750 |" in ablations.table(file, runs)
+    # and one that is recorded again replaces what was there
+    ablations.add([run(tmp_path / "g", 0, 0.2, "x=2")], "bias", file)
+    assert "| bias | 0 | 0.200 |" in ablations.table(file, runs)
+
+
+def test_the_command_line_records_them(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "ablations.csv"
+    monkeypatch.setattr(ablations.add, "__defaults__", (file,))
+    main(["add", str(run(tmp_path / "a", 0, 0.5)), "--without", "bias"])
+    with file.open() as content:
+        assert [row["without"] for row in csv.DictReader(content)] == ["bias"]
+    before = file.read_text()
+    with pytest.raises(SystemExit, match="has no metrics"):
+        main(["add", str(run(tmp_path / "b", 0, None)), "--without", "bias"])
+    assert file.read_text() == before
+    assert not list(tmp_path.glob(".*"))
+    main(["ablations"])
+    assert capsys.readouterr().out == ablations.table() + "\n"
