@@ -31,13 +31,13 @@ class CompositeLosses(NamedTuple):
     Attributes:
         reconstruction: Squared L1 error over channels, a mean over pixels and images (equations 19 and 20).
         entropy: Squared entropy of the weights in nats^2, a mean over pixels and images (equation 21).
-        count: Soft count of objects, sum_k log(1 + 400 share_k) of the layers' shares of the pixels, a mean over
+        objects: Soft count of objects, sum_k log(1 + 400 share_k) of the layers' shares of the pixels, a mean over
             images: being concave, it falls when one slot takes over what two had.
     """
 
     reconstruction: Tensor
     entropy: Tensor
-    count: Tensor
+    objects: Tensor
 
 
 def composite(

@@ -95,11 +95,11 @@ class ASTSeg(ObjectModel):
         ValueError: A hyperparameter is out of its range.
     """
 
-    schedules = ("lr",)
-    training_terms = ("reconstruction", "entropy")
+    schedules: tuple[str, ...] = ("lr",)
+    training_terms: tuple[str, ...] = ("reconstruction", "entropy")
     standard_weights: dict[str, Schedule] = {"entropy": [0.0, 1e-2, 10000, "quadratic"]}
     adam = {"betas": (0.9, 0.98), "eps": 1e-9}  # table 6
-    background_at = ("background.", "background_")
+    background_at = ("background.", "background_")  # see `load_background`
 
     def __init__(
         self,
@@ -384,7 +384,8 @@ class ObjectEncoder(nn.Module):
 
 def _check(hp: Any) -> None:
     """Raise ValueError for hyperparameters that cannot work, naming the cause and the fix."""
-    for name, choices in {"channels": [1, 3], "backbone": ["segformer", "unet"]}.items():
+    known: dict[str, list[Any]] = {"channels": [1, 3], "backbone": ["segformer", "unet"]}
+    for name, choices in known.items():
         if hp[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {hp[name]!r}")
     if hp.channels != 3 and hp.backbone == "segformer" and hp.pretrained:

@@ -38,7 +38,7 @@ _COLOR_BOUNDS = (0.02, 0.98)  # of a colour that others are to start from
 class ASTSegRecipe(ASTSeg):
     """`ASTSeg` whose heads start apart, see what the background leaves, and draw opaque objects in seen colours.
 
-    A further loss term is `slots`: the soft count of an image's objects (see `CompositeLosses.count`).
+    A further loss term is `slots`: the soft count of an image's objects (see `CompositeLosses.objects`).
 
     Args:
         unet_stride: Pixels of a cell of the U-Net's map, a power of two; 1 in the paper.
@@ -146,7 +146,7 @@ class ASTSegRecipe(ASTSeg):
         terms = composite_losses(
             blur(image, self.scheduled("target_blur")), *layers, layer_error=self.scheduled("layer_error")
         )
-        return {"reconstruction": terms.reconstruction, "entropy": terms.entropy, "slots": terms.count}
+        return {"reconstruction": terms.reconstruction, "entropy": terms.entropy, "slots": terms.objects}
 
 
 def distances_apart(logits: Tensor) -> Tensor:

@@ -50,9 +50,9 @@ class BackgroundAE(ObjectModel):
         ValueError: A hyperparameter is out of its range.
     """
 
-    schedules = ("lr", "robust_rate")
+    schedules: tuple[str, ...] = ("lr", "robust_rate")
     training_terms = ("reconstruction", "error")
-    background_at = ("net.", "")
+    background_at = ("net.", "")  # see `load_background`
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ def load_background(network: PositionalAutoencoder, source: str) -> None:
     path = weights.find(source)
     record, state = weights.read(path)
     kind = registry.find_model(record["class"])
-    if not hasattr(kind, "background_at"):
+    if kind is None or not hasattr(kind, "background_at"):
         raise weights.CheckpointError(f"{path} holds a {record['class']}: background needs a BackgroundAE")
     prefix, own = kind.background_at
     try:

@@ -115,8 +115,8 @@ def test_one_slot_on_an_object_counts_less_than_two() -> None:
     one, halves, both = (composite_losses(image, white, mask, log, boxes, behind, faint) for mask, log in ways)
     torch.testing.assert_close(halves[0], one[0])
     torch.testing.assert_close(both[0], one[0])
-    assert one.count < 0.7 * halves.count
-    assert one.count < 0.7 * both.count
+    assert one.objects < 0.7 * halves.objects
+    assert one.objects < 0.7 * both.objects
 
 
 @pytest.mark.parametrize(("chunk", "layer_error"), [(1, 0.0), (2**30, 0.3), (1, 1.0)])

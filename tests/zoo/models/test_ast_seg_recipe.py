@@ -87,6 +87,18 @@ def test_a_checkpoint_of_format_1_loads_as_a_recipe_and_sees_what_it_saw(name: s
     assert model._total(terms).item() == pytest.approx(expected["total"], rel=1e-4)
 
 
+def test_a_recipe_starts_from_a_recipes_background_and_is_one_for_others(tmp_path) -> None:
+    torch.manual_seed(2)
+    behind = BackgroundAERecipe(**{"channels": 1, "image_size": 64, **BACKGROUND}, target_blur=1.0)
+    model = ASTSegRecipe(**{**SMALL, "background": str(zoo.save(behind, tmp_path / "behind"))}, layer_error=0.5)
+    model.load_pretrained()
+    other = ASTSeg(**{**PAPER, "background": str(zoo.save(model, tmp_path / "trained"))})
+    other.load_pretrained()
+    image = torch.rand(2, 1, 64, 64)
+    for started in (model, other):
+        assert torch.equal(started.eval()(image).background, behind.eval()(image).background)
+
+
 def test_the_soft_count_of_objects_weighs_nothing_unless_asked_for() -> None:
     torch.manual_seed(0)
     terms = ASTSegRecipe(**SMALL).losses({"image": torch.rand(2, 1, 64, 64)})
