@@ -55,7 +55,10 @@ def cannot_be_had(content: dict[str, Any]) -> bool:
     """Whether a configuration needs what only a network has: scenes that were published, or ImageNet's weights."""
     model, data = (content[part].get("init_args", {}) for part in ("model", "data"))
     published = content["data"]["class_path"] in SYNTHETIC
-    imagenet = content["model"]["class_path"] == "ASTSeg" and model.get("backbone", "segformer") == "segformer"
+    imagenet = (
+        content["model"]["class_path"] in ("ASTSeg", "ASTSegRecipe")
+        and model.get("backbone", "segformer") == "segformer"
+    )
     return (published and data.get("source") != "synthetic") or (imagenet and model.get("pretrained", True))
 
 
@@ -77,7 +80,7 @@ def test_every_configuration_takes_two_steps_or_refuses_at_once(path: Path, file
         assert time.process_time() - start < AT_MOST
         assert len(str(refused.value).splitlines()) == 1
         assert not (tmp_path / "runs").exists()
-        pretrained = {"pretrained": False} if content["model"]["class_path"] == "ASTSeg" else {}
+        pretrained = {"pretrained": False} if content["model"]["class_path"] in ("ASTSeg", "ASTSegRecipe") else {}
         synthetic = {"source": "synthetic"} if content["data"]["class_path"] in SYNTHETIC else {}
         instead = [f"--model.{key}={value}" for key, value in pretrained.items()]
         instead += [f"--data.{key}={value}" for key, value in synthetic.items()]

@@ -14,8 +14,9 @@ RANKS = [["datamodules", "metrics"], ["layers"], ["scene", "files", "configurati
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 DELEGATIONS = {  # what points up, and why
     ("zoo.models.base", "zoo.sharing.former"): "a table of old names, which imports nothing",
-    ("zoo.models.base", "zoo.sharing.hub"): "`save_pretrained` and `push_to_hub` of a model, imported when called",
-    ("zoo.models.ast_seg", "zoo.sharing.weights"): "a background is a checkpoint of another paper's model",
+    ("zoo.models.base_use", "zoo.sharing.hub"): "`save_pretrained` and `push_to_hub` of a model, imported when called",
+    ("zoo.models.ast_seg", "zoo.sharing.weights"): "backgrounds that it starts from",
+    ("zoo.models.background_ae", "zoo.sharing.weights"): "a background is a checkpoint of another paper's model",
     ("zoo.registry", "zoo.models.base"): "classes that nobody lists, imported when asked for",
     ("zoo.callbacks.record", "zoo"): "the version, and where the code is",
     ("zoo.commands.predict", "zoo"): "the version",

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import zoo.models.ast_seg
-from zoo.models.ast_seg import ASTSeg
+import zoo.models.ast_seg_recipe
+from zoo.layers.compositing import CompositeLosses
+from zoo.models import ASTSegRecipe
 
 LARGE = {"image_size": 128, "num_slots": 10, "pretrained": False}
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {  # settings and images
@@ -59,7 +60,7 @@ def composite_losses(
     background: Tensor,
     background_log_activation: Tensor,
     layer_error: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> CompositeLosses:
     """Algorithm 2 and equations 19 to 21 as they stand."""
     B, K, C = color.shape[:3]
     H, W = image.shape[-2:]
@@ -77,15 +78,13 @@ def composite_losses(
     weights = weights / weights.sum(1, keepdim=True)
     error = ((weights[:, :, None] * layers).sum(1) - image).abs().sum(1)
     entropy = (weights * (weights + 1e-20).log()).sum(1)
-    shares = weights.mean((2, 3))
-    of_shares = (shares * (shares + 1e-20).log()).sum(1)
-    count = (400 * shares[:, 1:]).log1p().sum(1)
-    return error.square().mean(), entropy.square().mean(), of_shares.square().mean(), count.mean()
+    count = (400 * weights[:, 1:].mean((2, 3))).log1p().sum(1)
+    return CompositeLosses(error.square().mean(), entropy.square().mean(), count.mean())
 
 
 def straightforward_form() -> AbstractContextManager[object]:
     """Within it, AST-Seg composites literally."""
-    return patch.object(zoo.models.ast_seg, "composite_losses", composite_losses)
+    return patch.object(zoo.models.ast_seg_recipe, "composite_losses", composite_losses)
 
 
 def make_step(
@@ -94,7 +93,7 @@ def make_step(
     """A training step of a fresh model on random images, in a given form; yields the loss."""
     settings, batch = NETWORKS[network]
     torch.manual_seed(0)
-    model = ASTSeg(**settings, background="", frozen_steps=10**6 if phase == 2 else 0).to(device)
+    model = ASTSegRecipe(**settings, background="", frozen_steps=10**6 if phase == 2 else 0).to(device)
     optimizer = model.configure_optimizers()["optimizer"]
     image = torch.rand(batch, 3, settings["image_size"], settings["image_size"]).to(device)
 
@@ -113,7 +112,7 @@ def make_step(
 def make_inference(network: str, device: str) -> Callable[[], object]:
     """Scenes of a batch of random images."""
     settings, batch = NETWORKS[network]
-    model = ASTSeg(**settings).to(device).eval()
+    model = ASTSegRecipe(**settings).to(device).eval()
     image = torch.rand(batch, 3, settings["image_size"], settings["image_size"]).to(device)
 
     def see() -> object:

@@ -63,12 +63,12 @@ def build(path: str) -> tuple[ObjectModel, Data]:
     name, arguments = config["model"]["class_path"], dict(config["model"].get("init_args", {}))
     if arguments.get("training_wheels"):
         arguments["training_wheels"] = PHASE
-    if name == "ASTSeg":
-        arguments |= {"pretrained": False, "segformer": "nvidia/mit-b0", "cache_backgrounds": False, "background": None}
+    if name in ("ASTSeg", "ASTSegRecipe"):
+        arguments |= {"pretrained": False, "segformer": "nvidia/mit-b0", "background": None}
         arguments["frozen_steps"] = PHASE if arguments.get("frozen_steps") else 0
     torch.manual_seed(0)
     model = registry.models()[name].load()(**arguments)
-    if name == "ASTSeg":
+    if name in ("ASTSeg", "ASTSegRecipe"):
         model._has_start = True  # no trained background is at hand
     size = model.hparams.get("image_size") or config["data"].get("init_args", {}).get("image_size", 48)
     height, width = (size, size) if isinstance(size, int) else size

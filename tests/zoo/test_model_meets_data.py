@@ -39,6 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "SPAIR": {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
 }  # fmt: skip
 SMALL["DAIR"] = SMALL["AIR"]
+SMALL |= {f"{name}Recipe": SMALL[name] for name in ("ASTSeg", "BackgroundAE")}
 # few scenes, from what is at hand
 FEW: dict[str, dict[str, Any]] = {
     "CLEVRDataModule": {},

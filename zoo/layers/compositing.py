@@ -1,5 +1,7 @@
 """Soft compositing of object layers over a background, by activation times mask (AST-Seg, algorithm 2)."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,32 @@ _SMALL_SHARE = 1 / 400  # of an image's pixels: about where a slot begins to cou
 _LARGEST_RATIO = 40.0
 # Layers of a chunk of images should stay in a CPU's caches; a GPU has all at once.
 _CHUNK_BYTES = {"cpu": 2 * 2**20}
+
+
+class Layers(NamedTuple):
+    """K object layers and a background, as `composite` takes them."""
+
+    color: Tensor  # (B, K, C, P, Q) in [0, 1]
+    mask: Tensor  # (B, K, P, Q) in [0, 1]
+    log_activation: Tensor  # (B, K), log alpha_k
+    boxes: Tensor  # (B, K, 4) in pixels
+    background: Tensor  # (B, C, H, W) in [0, 1]
+    background_log_activation: Tensor  # (), log alpha_0
+
+
+class CompositeLosses(NamedTuple):
+    """What composites are off by, and how undecided they are; each ().
+
+    Attributes:
+        reconstruction: Squared L1 error over channels, a mean over pixels and images (equations 19 and 20).
+        entropy: Squared entropy of the weights in nats^2, a mean over pixels and images (equation 21).
+        objects: Soft count of objects, sum_k log(1 + 400 share_k) of the layers' shares of the pixels, a mean over
+            images: being concave, it falls when one slot takes over what two had.
+    """
+
+    reconstruction: Tensor
+    entropy: Tensor
+    objects: Tensor
 
 
 def composite(
@@ -53,7 +81,7 @@ def composite_losses(
     background: Tensor,
     background_log_activation: Tensor,
     layer_error: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> CompositeLosses:
     """What a composite (see `composite`) is off by, and how undecided it is, without the composite as such.
 
     On a CPU a few images at a time, so that their layers stay in its caches.
@@ -68,12 +96,6 @@ def composite_losses(
         background_log_activation: (), log alpha_0.
         layer_error: In [0, 1], how much of the error is that of the layers, C sum_k w_k |L_k - x|^2, instead of that of
             their mix. It is larger by the layers' variance under the weights, and so favours opaque ones.
-
-    Returns:
-        Means over pixels and images, of the squared L1 error over channels (equations 19 and 20), and of the squared
-        entropy of the weights, in nats^2 (equation 21). Means over images, of the squared entropy of the layers' shares
-        of the pixels, in nats^2 (the object entropy of the paper's first version), and of the soft count of objects,
-        sum_k log(1 + 400 share_k): being concave, it falls when one slot takes over what two had.
     """
     with torch.autocast(color.device.type, enabled=False):
         tensors = _as_float(color, mask, log_activation, boxes, background, image)
@@ -83,8 +105,8 @@ def composite_losses(
         image_bytes = K * (C + 1) * H * W * tensors[0].element_size()
         size = max(1, _CHUNK_BYTES.get(color.device.type, B * image_bytes) // image_bytes)
         sums = [_sums(activation, layer_error, *part) for part in zip(*(t.split(size) for t in tensors), strict=True)]
-        reconstruction, entropy, shares, count = torch.stack(sums).sum(0).div(B).unbind()
-        return reconstruction / (H * W), entropy / (H * W), shares, count
+        reconstruction, entropy, count = torch.stack(sums).sum(0).div(B).unbind()
+        return CompositeLosses(reconstruction / (H * W), entropy / (H * W), count)
 
 
 def _sums(
@@ -110,10 +132,8 @@ def _sums(
         missed = (weights * apart).sum() + (background_weight[:, 0] * (behind - x).square().sum(2)).sum()
         error = error + layer_error * image.shape[1] * missed
     entropy = _xlogx(weights).sum(1) + _xlogx(background_weight)[:, 0]
-    shares = weights.mean((2, 3))  # (b, K)
-    of_shares = _xlogx(shares).sum(1) + _xlogx(background_weight.mean((1, 2, 3)))  # (b,)
-    count = (shares / _SMALL_SHARE).log1p().sum()
-    return torch.stack([error, entropy.square().sum(), of_shares.square().sum(), count])
+    count = (weights.mean((2, 3)) / _SMALL_SHARE).log1p().sum()
+    return torch.stack([error, entropy.square().sum(), count])
 
 
 def _layers(

@@ -58,3 +58,30 @@ def unpacked(module: nn.Module) -> Iterator[None]:
     finally:
         for values, name, value in places:
             values[name] = value
+
+
+def working_dtype(module: nn.Module) -> torch.dtype:
+    """What a module computes in: its weights' precision, but no less than single."""
+    weights = next(module.parameters(), None)
+    return torch.float64 if weights is not None and weights.dtype == torch.float64 else torch.float32
+
+
+def in_halves(module: nn.Module) -> bool:
+    """Whether any of a module's weights are kept in halves."""
+    return any(weights.dtype in HALVES for weights in module.parameters())
+
+
+def in_working_precision(method: _Function) -> _Function:
+    """Give a module's method tensors of the precision that the module computes in (see `working_dtype`)."""
+
+    @functools.wraps(method)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        dtype = working_dtype(self)
+
+        def fit(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        with unpacked(self) if in_halves(self) else contextlib.nullcontext():
+            return method(self, *map(fit, args), **{name: fit(value) for name, value in kwargs.items()})
+
+    return run  # type: ignore[return-value]

@@ -9,7 +9,8 @@ remains is the background. A further output channel predicts the error, so that 
 - AdamW without weight decay, as the program has it, is Adam.
 - The program trains the simple form first and goes on to the complex one where backgrounds change; here `form` says
   which, and `python -m zoo curriculum` chooses so (`background_change`).
-- Cures of our own, off by default: `width` below 1, `robust_rate` that rises, `target_blur`, `max_grad_norm`.
+
+`robust_rate` may rise, and `width` be below 1, for training that is short: see `zoo.models.background_ae_recipe`.
 """
 
 from collections.abc import Mapping
@@ -20,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batch import Batch
-from zoo.layers.blur import blur
+from zoo import registry
 from zoo.layers.boxes import trim_boxes
 from zoo.layers.positional_autoencoder import IMAGE_SIZES, PositionalAutoencoder
 from zoo.layers.schedules import Schedule
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
+from zoo.sharing import weights
 
 
 class BackgroundAE(ObjectModel):
@@ -38,13 +40,10 @@ class BackgroundAE(ObjectModel):
         code_dim: Dimension of the code.
         width: Factor on the networks' channels; 1 is the paper's. A quarter learns on one CPU core.
         robust_scale: tau_1: an error, summed over channels, far above which a pixel is given up.
-        robust_rate: beta: a pixel that is given up weighs e^-beta. A cure for short training: from 0 to the paper's 6,
-            as while nothing is learned, nearly all pixels are given up.
+        robust_rate: beta: a pixel that is given up weighs e^-beta.
         smoothing: Error of a channel, in 255ths, from which the loss goes from quadratic to linear.
         noise_factor: alpha_2: so many times the predicted error are no foreground.
         foreground_threshold: alpha_1, in 255ths of the background's mean: a larger excess is foreground.
-        target_blur: A cure for short training and small networks: what is to be drawn is the image blurred by a
-            Gaussian of so many pixels. Texture, which they could not draw, is then not given up like an object.
         lr: Adam's learning rate; a tenth for the last fifth of the paper's 500,000 steps.
         max_grad_norm: Largest norm of the gradient; null, as in the paper, for no limit.
 
@@ -52,7 +51,9 @@ class BackgroundAE(ObjectModel):
         ValueError: A hyperparameter is out of its range.
     """
 
-    schedules = ("lr", "robust_rate", "target_blur")
+    schedules: tuple[str, ...] = ("lr", "robust_rate")
+    training_terms = ("reconstruction", "error")
+    background_at = ("net.", "")  # see `load_background`
 
     def __init__(
         self,
@@ -67,7 +68,6 @@ class BackgroundAE(ObjectModel):
         smoothing: float = 3.0,
         noise_factor: float = 7.0,
         foreground_threshold: float = 96.0,
-        target_blur: Schedule = 0.0,
         lr: Schedule = [2e-3, 2e-4, 400000, "step"],  # noqa: B006 (never changed)
         max_grad_norm: float | None = None,
     ) -> None:
@@ -91,8 +91,13 @@ class BackgroundAE(ObjectModel):
         hp, image = self.hp, batch["image"]
         self.check_image(image)
         background, error = self.net(image)
-        target = blur(image, self.scheduled("target_blur"))
-        return robust_losses(target, background, error, hp.robust_scale, self.scheduled("robust_rate"), hp.smoothing)
+        return robust_losses(
+            self.target(image), background, error, hp.robust_scale, self.scheduled("robust_rate"), hp.smoothing
+        )
+
+    def target(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) images to what is to be drawn: the same."""
+        return image
 
     def forward(self, image: Tensor) -> Scene:
         """The background of (B, C, H, W) images in [0, 1]; presence is 1 where there is any foreground."""
@@ -158,3 +163,31 @@ def background_change(background: Tensor, scale: float = 0.25) -> float:
     """
     distance = (background - background.median(0).values).abs().sum(1)
     return float((distance / scale).tanh().mean())
+
+
+def load_background(network: PositionalAutoencoder, source: str) -> None:
+    """Take over the weights of a trained background.
+
+    Args:
+        network: Takes them.
+        source: A checkpoint's name, a run folder or a file, of a model whose class says by `background_at` how the
+            names of its background's weights and of its hyperparameters begin.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, its model has no background, or one of another form.
+    """
+    path = weights.find(source)
+    record, state = weights.read(path)
+    kind = registry.find_model(record["class"])
+    if kind is None or not hasattr(kind, "background_at"):
+        raise weights.CheckpointError(f"{path} holds a {record['class']}: background needs a BackgroundAE")
+    prefix, own = kind.background_at
+    try:
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        theirs = {name: record["init_args"].get(own + name) for name in ("form", "code_dim", "width")}
+        wanted = ", ".join(f"background_{name}: {value}" for name, value in theirs.items())
+        size = record["init_args"].get("image_size")
+        raise weights.CheckpointError(
+            f"the background in {path} is of another form: set model.init_args.image_size: {size}, {wanted}"
+        ) from error

@@ -1,66 +1,54 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
-import functools
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+import inspect
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.batch import Batch
-from datamodules.storage.images import Fit
-from zoo.layers.image_noise import ImageNoise
 from zoo.layers.noise import mixed_seed, seeded
-from zoo.layers.precision import HALVES, unpacked
+from zoo.layers.precision import in_halves, working_dtype
+from zoo.layers.precision import in_working_precision as in_working_precision
 from zoo.layers.schedules import Schedule, check_schedule, schedule_value
-from zoo.loaders import LoaderMetrics, as_batch, stage_loader_names
+from zoo.loaders import as_batch
+from zoo.models.base_measures import log_measures, measure
+from zoo.models.base_rates import ScheduledLR
+from zoo.models.base_steps import CountsSteps
+from zoo.models.base_use import Usable
 from zoo.scene import Scene
 from zoo.sharing.former import FORMAT_VERSION, upgrade_state
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zoo.prediction import Prediction
-
 _LOOK_EVERY = 50  # steps between two looks at a GPU's loss where nothing is logged
 _STATES = ("state_dict", "current_model_state")  # of a checkpoint; the second where weights are averaged
-
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class RefusedError(ValueError):
     """Something that a model cannot do, as it was asked to; the message names the fix."""
 
 
-def in_working_precision(method: _Method) -> _Method:
-    """Give a model's method tensors of the precision that it computes in (see `ObjectModel.working_dtype`)."""
-
-    @functools.wraps(method)
-    def run(self: "ObjectModel", *args: Any, **kwargs: Any) -> Any:
-        dtype = self.working_dtype
-
-        def fit(value: Any) -> Any:
-            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-        with unpacked(self) if self._in_halves() else nullcontext():
-            return method(self, *map(fit, args), **{name: fit(value) for name, value in kwargs.items()})
-
-    return run  # type: ignore[return-value]
+def _signature(kind: type) -> inspect.Signature:
+    """Of a constructor, with the parameters of the model above it in place of `**paper`, which goes there."""
+    own = [*inspect.signature(vars(kind)["__init__"]).parameters.values()][1:]
+    above = getattr(super(kind, kind), "__signature__", None)
+    if above is not None and own and own[-1].kind == inspect.Parameter.VAR_KEYWORD:
+        names = {parameter.name for parameter in own}
+        own = [*own[:-1], *(parameter for name, parameter in above.parameters.items() if name not in names)]
+    return inspect.Signature(own)
 
 
-class ObjectModel(LightningModule):
+class ObjectModel(Usable, CountsSteps):
     """A model of the zoo: owns the steps, the optimiser, and the logging of loss terms and schedules.
 
-    A subclass takes flat hyperparameters by keyword, calls `self.save_hyperparameters()`, and defines
+    A subclass takes flat hyperparameters by keyword, calls `self.save_hyperparameters()`, and defines the methods
+    below. A subclass of that one takes its own hyperparameters and `**paper`, all others, which it hands to the
+    constructor above: what is saved there and the signature have them all.
 
     - `losses(batch)`: named terms, scalars in nats per image, whose sum, weighted by `self.term_weights`, is minimised;
     - `forward(image)`: a deterministic `Scene`;
@@ -78,18 +66,19 @@ class ObjectModel(LightningModule):
         term_weights: Name of a loss term to its weight; terms that are not named have weight 1.
         schedules: Names of the hyperparameters that follow a schedule.
         adam: Further arguments of the optimiser.
-        step: () int64, optimiser steps behind the weights; read `steps_trained`, for which no GPU is waited.
     """
 
     schedules: tuple[str, ...] = ("lr",)
     elbo_terms: tuple[str, ...] = ()
     training_terms: tuple[str, ...] = ()
     adam: dict[str, Any] = {}
-    step: Tensor
+    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have `forward` and `generate` take images and weights of any precision."""
+        """Have `forward` and `generate` take any precision, and the signature name all hyperparameters."""
         super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__signature__ = _signature(cls)
         for name in ("forward", "generate"):
             if name in vars(cls):
                 setattr(cls, name, in_working_precision(vars(cls)[name]))
@@ -99,9 +88,6 @@ class ObjectModel(LightningModule):
         self.term_weights: dict[str, Schedule] = {}
         self.evaluated = nn.ModuleDict()  # stage and number of a loader to what is measured on it
         self.data_record: dict[str, Any] | None = None
-        self.register_buffer("step", torch.tensor(0))
-        self._steps = 0  # what `step` holds
-        self._counted: int | None = None  # the trainer's steps, as far as they are in `step`
         self._noise_seed: int | None = None  # of the training
         self.facts: dict[str, Any] = {}  # what its checkpoint says of training and results
 
@@ -118,39 +104,6 @@ class ObjectModel(LightningModule):
     def see(self, batch: Batch) -> Scene:
         """The scene of a batch: of its images alone, unless a paper tells its model more."""
         return self(batch["image"])
-
-    def predict(
-        self,
-        images: Any,
-        *,
-        batch_size: int = 32,
-        image_size: int | Sequence[int] | None = None,
-        fit: Fit = "stretch",
-        progress: bool = False,
-    ) -> "Prediction":
-        """See the objects in images of any origin.
-
-        Args:
-            images: A file or a folder of files; a Pillow image; a tensor (C, H, W) or (B, C, H, W); an array (H, W),
-                (H, W, C) or (B, H, W, C); or a list of any of these. Whole numbers are from 0 to 255, others from 0 to
-                1. Grey images are repeated for a model of 3 channels, colours become their luma for one of 1.
-            batch_size: Images that are looked at at once.
-            image_size: Side in pixels, or [height, width], that images are resized to; null: what the model reads if
-                that is one size, else images stay as they are.
-            fit: How they are resized: `stretch` ignores proportions, `pad` keeps them, with black at two sides.
-            progress: Show a bar.
-
-        Returns:
-            A `Scene` of all images, in their order, on the CPU, with `image` as the model saw it. Its `objects()` are
-            plain Python, in the pixels of the images as they were given.
-
-        Raises:
-            ImageError: Something is no image, a file is damaged, or sizes differ where none is asked for.
-            ValueError: The model does not take images of that size.
-        """
-        from zoo.prediction import predict
-
-        return predict(self, images, batch_size=batch_size, image_size=image_size, fit=fit, progress=progress)
 
     # hyperparameters
 
@@ -211,38 +164,6 @@ class ObjectModel(LightningModule):
         """Value of a scheduled hyperparameter at the current step."""
         return schedule_value(self.hparams[name], self.steps_trained)
 
-    @property
-    def steps_trained(self) -> int:
-        """Optimiser steps behind the weights: schedules of a trained model stand where its training ended."""
-        return self._steps
-
-    @steps_trained.setter
-    def steps_trained(self, steps: int) -> None:
-        self._steps = steps
-        self.step.fill_(steps)
-
-    def advance(self, steps: int = 1) -> None:
-        """Count optimiser steps. For whoever optimises the model without fitting it by a trainer of its own."""
-        self.steps_trained = self._steps + steps
-
-    def _follow_trainer(self) -> None:
-        """Count the steps that the trainer which fits this model has taken since it was last looked at."""
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
-            taken = self._trainer.global_step
-            if self._counted is not None and taken > self._counted:
-                self.advance(taken - self._counted)
-            self._counted = taken
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
-    ) -> None:
-        """Know the step that is loaded; weights kept before there was one leave it as it is."""
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
-        if prefix + "step" in state_dict:
-            self._steps = int(self.step)
-        elif prefix + "step" in missing:
-            missing.remove(prefix + "step")
-
     # precision
 
     @property
@@ -251,11 +172,7 @@ class ObjectModel(LightningModule):
 
         Weights that are kept in less see and draw as if they were single. Autocast may still give layers less.
         """
-        weights = next(self.parameters(), self.step)
-        return torch.float64 if weights.dtype == torch.float64 else torch.float32
-
-    def _in_halves(self) -> bool:
-        return any(weights.dtype in HALVES for weights in self.parameters())
+        return working_dtype(self)
 
     def configure_callbacks(self) -> list[Callback]:
         """None of its own; the first hook of all, where what cannot be is refused before data are made."""
@@ -265,7 +182,7 @@ class ObjectModel(LightningModule):
                 f"precision={plugin.precision} rounds boxes, pixels and the optimiser's steps to halves, in which "
                 f"{type(self).__name__} neither learns nor can be measured: use bf16-mixed, or 32-true"
             )
-        if self._in_halves():
+        if in_halves(self):
             raise RefusedError(
                 f"a trainer needs {type(self).__name__}'s weights in single precision: call model.float(); "
                 "precision=bf16-mixed computes in halves where that does no harm"
@@ -295,62 +212,23 @@ class ObjectModel(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss terms, and every metric that the batch's and the scene's fields allow."""
-        self._evaluate(batch, batch_idx, f"val{dataloader_idx}")
+        measure(self, batch, batch_idx, f"val{dataloader_idx}")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As in validation."""
-        self._evaluate(batch, batch_idx, f"test{dataloader_idx}")
+        measure(self, batch, batch_idx, f"test{dataloader_idx}")
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The fields of each image's scene that this model has (Lightning cannot handle frozen dataclasses)."""
         return {name: value for name, value in vars(self.see(as_batch(batch))).items() if value is not None}
 
-    def _evaluate(self, batch: Batch, batch_idx: int, loader: str) -> None:
-        if loader not in self.evaluated:
-            self.evaluated[loader] = LoaderMetrics().to(self.device)
-        batch = as_batch(batch)
-        metrics, image = self.evaluated[loader], batch["image"]
-        assert isinstance(metrics, LoaderMetrics)
-        if batch_idx == 0:  # whatever broke off before
-            metrics.reset()
-        # samplers of several processes deal out images one by one
-        index = metrics.images + torch.arange(len(image))
-        own = ImageNoise(index * self.trainer.world_size + self.global_rank)
-        # the same in every validation; what an image has none of its own of, depends on the batch
-        with seeded(mixed_seed(self.global_rank, step=batch_idx), self.device), own:
-            terms = self.losses(batch)
-        sums = {"loss": self._total(terms)}
-        if self.elbo_terms:
-            sums["negative_elbo"] = torch.stack([terms[name] for name in self.elbo_terms if name in terms]).sum()
-        scene = self.see(batch)
-        if batch_idx == 0:
-            scene.check(image)
-        data = getattr(self.trainer, "datamodule", None)
-        with torch.autocast(self.device.type, enabled=False):  # counts of pixels need more than eight bits
-            metrics.update({**terms, **sums}, scene, batch, getattr(data, "num_classes", None))
-
-    def _end_epoch(self, stage: str) -> None:
-        names = [] if self.trainer.barebones else stage_loader_names(self.trainer, stage)
-        for i, name in enumerate(names):
-            metrics = dict(self.evaluated.items()).get(f"{stage}{i}")
-            if not isinstance(metrics, LoaderMetrics) or not metrics.images:
-                continue
-            for metric, value in metrics.compute().items():
-                # of several loaders the first has plain names too, which monitors and tables look for
-                for full in ([metric] if i == 0 else []) + ([f"{metric}/{name}"] if name else []):
-                    bar = stage == "val" and full in ("ap50", "count_accuracy")
-                    # the largest of equal values: all processes have the same, and Lightning is to know
-                    options: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max", "add_dataloader_idx": False}
-                    self.log(f"{stage}/{full}", value.to(self.device), prog_bar=bar, **options)
-            metrics.reset()
-
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""
-        self._end_epoch("val")
+        log_measures(self, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test set."""
-        self._end_epoch("test")
+        log_measures(self, "test")
 
     def _own_noise(self, batch_idx: int) -> AbstractContextManager[None]:
         """Noise as a function of the training's seed, the model's step, the process and the batch among the step's.
@@ -394,7 +272,7 @@ class ObjectModel(LightningModule):
                 f"{name} expects float images of shape (B, {channels}, H, W), got {image.dtype} of shape "
                 f"{tuple(image.shape)}; set model.init_args.channels and data.init_args.channels alike"
             )
-        if image.dtype != self.working_dtype or self._in_halves():
+        if image.dtype != self.working_dtype or in_halves(self):
             raise ValueError(
                 f"{name} computes in {self.working_dtype}, got {image.dtype} images and "
                 f"{next(self.parameters()).dtype} weights: convert both, as by model.float() and image.float()"
@@ -402,60 +280,6 @@ class ObjectModel(LightningModule):
         looks = image.device.type == "cpu" and not torch.compiler.is_compiling()  # nor does an exported program
         if looks and not (image.numel() and image.min() >= 0 and image.max() <= 1):
             raise ValueError(f"{name} expects pixels in [0, 1], got {_range(image)}; divide 8-bit images by 255")
-
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        name: str | None = None,
-        weights_license: str = "apache-2.0",
-        **facts: Any,
-    ) -> "Path":
-        """Write model.safetensors, config.json and a model card, from which `zoo.load(folder)` rebuilds the model.
-
-        Args:
-            folder: Made if need be.
-            name: Of the checkpoint, for the card; null: the folder's.
-            weights_license: Of the weights, as the Hugging Face hub abbreviates it.
-            **facts: What else record and card should say, as JSON: `metrics`, a dict of numbers; `training`, a dict.
-                What a loaded checkpoint says of itself is kept.
-
-        Returns:
-            The folder.
-        """
-        from zoo.sharing.hub import save_pretrained
-
-        return save_pretrained(self, folder, name=name, weights_license=weights_license, **facts)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = False,
-        token: str | None = None,
-        revision: str | None = None,
-        message: str | None = None,
-        weights_license: str = "apache-2.0",
-        **facts: Any,
-    ) -> str:
-        """Upload to the Hugging Face hub what `zoo.load(repo_id)` reads, with a model card.
-
-        Args:
-            repo_id: As in `user/name`; made if need be.
-            private: Whether a new repository is.
-            token: Of the account; null: who is logged in (`hf auth login`).
-            revision: Branch, made if need be; null: the main one.
-            message: Of the commit.
-            weights_license: As for `save_pretrained`.
-            **facts: As for `save_pretrained`.
-
-        Returns:
-            Where it is.
-        """
-        from zoo.sharing.hub import push_to_hub
-
-        options: dict[str, Any] = {"private": private, "token": token, "revision": revision, "message": message}
-        return push_to_hub(self, repo_id, weights_license=weights_license, **options, **facts)
 
     # optimisation
 
@@ -482,20 +306,6 @@ class ObjectModel(LightningModule):
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ScheduledLR):
                 config.scheduler.renew()
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step, once the step that it is for is counted."""
-        self._follow_trainer()
-        super().lr_scheduler_step(scheduler, metric)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Count the step."""
-        self._follow_trainer()
-
-    def on_train_end(self) -> None:
-        """Count the last step; what the trainer does from here on is no training."""
-        self._follow_trainer()
-        self.steps_trained, self._counted = self._steps, None  # averaging of weights may have averaged the buffer
 
     def resting_parameters(self) -> Iterable[nn.Parameter]:
         """Those that the losses of this step do not depend on, such as of a part that is held fast for some steps.
@@ -528,7 +338,8 @@ class ObjectModel(LightningModule):
 
     def on_fit_start(self) -> None:
         """Remember what the model is trained on, for its checkpoints."""
-        self._counted, self.facts = None, {}
+        super().on_fit_start()
+        self.facts = {}
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.data_record = {
@@ -565,22 +376,6 @@ class ObjectModel(LightningModule):
         if record.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:
             checkpoint["state_dict"] = upgrade_state(str(record.get("class")), checkpoint["state_dict"])
         checkpoint["state_dict"].setdefault("step", torch.tensor(step))  # of before it was there
-
-
-class ScheduledLR(LambdaLR):
-    """Learning rates as a model's schedules have them at its own step, for each group by its `lr_name`."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, model: ObjectModel) -> None:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = 1.0  # the factor is the rate
-        names = [group.get("lr_name", "lr") for group in optimizer.param_groups]
-        super().__init__(optimizer, [lambda _, name=name: model.scheduled(name) for name in names])  # type: ignore[misc]
-
-    def renew(self) -> None:
-        """Set the rates of now, where a run goes on with others than its checkpoint had."""
-        for group, rate in zip(self.optimizer.param_groups, self.lr_lambdas, strict=True):
-            group["lr"] = rate(self.last_epoch)
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def _moves(schedule: Schedule) -> bool:

@@ -40,6 +40,27 @@ class Former:
 
 
 FORMER: dict[str, Former] = {
+    "ASTSeg": Former(
+        renamed={"entropy_weight": "term_weights.entropy", "slot_weight": "term_weights.slots"},
+        standard={"entropy_weight": [0.0, 1e-2, 10000, "quadratic"], "slot_weight": 0.0},
+        removed={"normalize": (False,), "object_entropy_weight": (0.0,), "cache_backgrounds": (True, False)},
+        additions={
+            "unet_stride": 1,
+            "unet_position": False,
+            "encoder_residual": False,
+            "see_background": False,
+            "attention_gain": 1.0,
+            "attention_spread": 0.0,
+            "scale_bias": 0.0,
+            "scale_gain": 1.0,
+            "attended_color": False,
+            "layer_error": 0.0,
+            "target_blur": 0.0,
+            "slot_weight": 0.0,
+        },
+        recipe="ASTSegRecipe",
+    ),
+    "BackgroundAE": Former(additions={"target_blur": 0.0}, recipe="BackgroundAERecipe"),
     "SPAIR": Former(added={"color_edge": "zeros"}),
     "GMAIR": Former(added={"color_edge": "zeros"}),
 }

@@ -21,7 +21,12 @@ from zoo.commands.cli import main
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PUBLISHED = ("CLEVRDataModule", "ObjectsRoomDataModule", "ShapeStacksDataModule")  # nothing stands in for their files
-HEAVY = ("ASTSeg", "BackgroundAE")  # up to 120 million parameters: their own tests train small ones
+HEAVY = (
+    "ASTSeg",
+    "ASTSegRecipe",
+    "BackgroundAE",
+    "BackgroundAERecipe",
+)  # up to 120 million parameters: their own tests train small ones
 QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
 TINY_DATA = {"num_train": 64, "num_val": 12, "num_test": 12, "batch_size": 4, "eval_batch_size": 5}
 SMALL = [f"--data.init_args.{key}={value}" for key, value in TINY_DATA.items()]
@@ -156,7 +161,7 @@ def test_every_configuration_trains_and_says_what_it_is(config: Path) -> None:
     elif data in PUBLISHED:
         parses("--config", str(config))
         return
-    if content["model"]["class_path"] == "ASTSeg":
+    if content["model"]["class_path"] in ("ASTSeg", "ASTSegRecipe"):
         small.append("--model.init_args.frozen_steps=0")  # no trained background is at hand
     fit(*small, "--trainer.max_steps=1", "--trainer.val_check_interval=1", config=str(config))
 

@@ -44,7 +44,6 @@ AST_SEG = {
     "backbone": "unet",
     "encoder_layers": 0,
     "unet_channels": [4, 8, 8],
-    "unet_stride": 4,
     "glimpse_size": 8,
     "background_form": "simple",
     "frozen_steps": 2,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from contract import ModelContract, trainer
 
-from zoo.models import BackgroundAE
+from zoo.layers.blur import blur
+from zoo.models import BackgroundAE, BackgroundAERecipe
 from zoo.models.background_ae import background_change, robust_losses
 
 SMALL = {"channels": 1, "image_size": 64, "form": "simple", "width": 0.1}
@@ -17,6 +18,20 @@ class TestBackgroundAE(ModelContract):
 
     def test_generate_draws_scenes_and_repeats_them_from_a_seed(self, model) -> None:
         assert not hasattr(model, "generate")  # a model without a prior
+
+
+class TestBackgroundAERecipe(TestBackgroundAE):
+    model_class = BackgroundAERecipe
+    settings = {**SMALL, "target_blur": [2.0, 1.0, 10, "linear"]}
+
+
+def test_the_recipe_draws_the_blurred_image() -> None:
+    torch.manual_seed(0)
+    model, image = BackgroundAERecipe(**SMALL, target_blur=2.0), torch.rand(2, 1, 64, 64)
+    expected = robust_losses(blur(image, 2.0), *model.net(image))
+    torch.testing.assert_close(model.losses({"image": image}), expected)
+    with pytest.raises(ValueError, match="target_blur must be from 0 to inf"):
+        BackgroundAERecipe(**SMALL, target_blur=-1.0)
 
 
 def test_defaults_are_the_papers() -> None:

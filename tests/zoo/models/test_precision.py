@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.amp import GradScaler
 
 from datamodules import MultiMNISTDataModule
-from zoo.models import AIR, DAIR, GMAIR, SPAIR, ASTSeg, BackgroundAE, DiscreteAIR, ObjectModel
+from zoo.models import AIR, DAIR, GMAIR, SPAIR, ASTSeg, ASTSegRecipe, BackgroundAE, DiscreteAIR, ObjectModel
 from zoo.models.base import RefusedError
 from zoo.scene import Scene
 
@@ -18,7 +18,6 @@ AIR_LIKE = {"image_size": 48, "cell_hidden": 16, "where_hidden": [8], "encoder_h
 AST_LIKE = {
     "image_size": 64, "num_slots": 3, "what_dim": 4, "encoder_layers": 1, "encoder_dim": 16, "encoder_heads": 2,
     "encoder_hidden": 16, "glimpse_size": 8, "background_form": "simple", "background_width": 0.1,
-    "attended_color": True,
 }  # fmt: skip
 MODELS: dict[str, tuple[type[ObjectModel], dict[str, Any]]] = {
     "AIR": (AIR, {**AIR_LIKE, "gradient": "nvil"}),
@@ -41,14 +40,21 @@ MODELS: dict[str, tuple[type[ObjectModel], dict[str, Any]]] = {
             "what_prior_at": "expectation",
         },
     ),
-    "ASTSeg": (ASTSeg, {**AST_LIKE, "backbone": "unet", "unet_channels": [8, 16], "unet_position": True}),
+    "ASTSeg": (ASTSeg, {**AST_LIKE, "backbone": "unet", "unet_channels": [8, 16]}),
+    "ASTSegRecipe": (
+        ASTSegRecipe,
+        {
+            **AST_LIKE, "backbone": "unet", "unet_channels": [8, 16], "unet_position": True, "attended_color": True,
+            "encoder_residual": True, "see_background": True, "layer_error": 0.5,
+        },
+    ),
     "ASTSeg-Segformer": (
         ASTSeg, {**AST_LIKE, "backbone": "segformer", "segformer": "nvidia/mit-b0", "pretrained": False}
     ),
     "BackgroundAE": (BackgroundAE, {"image_size": 64, "form": "simple", "width": 0.1}),
 }  # fmt: skip
 WORK = ("32-true", "bf16-mixed", "16-mixed", "64-true")
-SLOW = ("ASTSeg", "ASTSeg-Segformer", "BackgroundAE")  # in float16, convolutions of a CPU
+SLOW = ("ASTSeg", "ASTSegRecipe", "ASTSeg-Segformer", "BackgroundAE")  # in float16, convolutions of a CPU
 REFUSED = ("bf16-true", "16-true")
 KEPT = {"bfloat16": torch.bfloat16, "half": torch.float16, "double": torch.float64}
 

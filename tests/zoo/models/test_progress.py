@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader
 import zoo
 from zoo.layers.noise import mixed_seed, seeded
 from zoo.layers.schedules import schedule_value
-from zoo.models import AIR, SPAIR, ASTSeg, ObjectModel
+from zoo.models import AIR, SPAIR, ASTSegRecipe, ObjectModel
 
 LR = [1e-3, 1e-4, 10, "linear"]
 TINY: dict[type[ObjectModel], dict[str, Any]] = {
     AIR: {"image_size": 16, "cell_hidden": 8, "where_hidden": [8], "encoder_hidden": [8], "decoder_hidden": [8]},
     SPAIR: {"channels": 1, "backbone_channels": 4, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
-    ASTSeg: {  # dropout draws noise too, and schedules say where objects are
+    ASTSegRecipe: {  # dropout draws noise too, and schedules say where objects are
         "channels": 1, "image_size": 64, "num_slots": 3, "what_dim": 4, "backbone": "unet", "unet_channels": [4, 8],
         "encoder_layers": 1, "encoder_dim": 16, "encoder_heads": 2, "encoder_hidden": 16, "glimpse_size": 8,
         "background_form": "simple", "background_width": 0.1, "scale_gain": [0.0, 5.0, 10, "linear"],
@@ -41,7 +41,7 @@ TINY: dict[type[ObjectModel], dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make(kind: type[ObjectModel] = ASTSeg, **settings: Any) -> ObjectModel:
+def make(kind: type[ObjectModel] = ASTSegRecipe, **settings: Any) -> ObjectModel:
     torch.manual_seed(0)
     return kind(**{**TINY[kind], "lr": LR, **settings})
 
@@ -307,7 +307,7 @@ def test_the_learning_rate_finder_as_a_callback_does_not_use_up_steps(tmp_path) 
 
 
 def test_the_learning_rate_finder_is_refused_where_it_would_look_too_early(tmp_path) -> None:
-    model = make(ASTSeg, background=str(tmp_path / "nowhere"), frozen_steps=5)
+    model = make(ASTSegRecipe, background=str(tmp_path / "nowhere"), frozen_steps=5)
     with pytest.raises(ValueError, match=r"LearningRateFinder would.*before.*call model.load_pretrained\(\) first"):
         Tuner(trainer(tmp_path, max_steps=3)).lr_find(model, loader(images(model)))
 
