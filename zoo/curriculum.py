@@ -3,8 +3,9 @@
     python -m zoo fit --config configs/ast_seg.yaml
 
 The configuration's `background_config` names the one of phase 1, a run of BackgroundAE; phases 2 and 3 are one of
-ASTSeg (or of their recipes), whose `frozen_steps` parts them. Started again after an interruption, with the same arguments, it goes on where
-it was: what is done is not done again. Two configurations that know nothing of each other are run by
+ASTSeg, whose `frozen_steps` parts them; either may be a recipe. Started again after an interruption, with the same
+arguments, it goes on where it was: what is done is not done again. Two configurations that know nothing of each other
+are run by
 
     python -m zoo.curriculum --background configs/background.yaml --config configs/ast_seg.yaml
 """
