@@ -53,7 +53,11 @@ def list_weights() -> dict[str, dict[str, Any]]:
     """
     defaults = {"license": LICENSE, "setting": RECIPE}
     return {
-        path.stem: {**defaults, **_read_json(path), "size": path.with_suffix(".safetensors").stat().st_size}
+        path.stem: {
+            **defaults,
+            **_of_today(_read_json(path), path),
+            "size": path.with_suffix(".safetensors").stat().st_size,
+        }
         for path in sorted(SHIPPED.glob("*.json"))
     }
 
