@@ -25,6 +25,8 @@ from straightforward_overlap import overlap
 import zoo.models.gmair
 from zoo.layers.glimpse_decoder import GlimpseDecoder
 from zoo.models.gmair import GMAIR
+from zoo.models.gmair_recipe import GMAIRRecipe
+from zoo.models.gmair_scenes import visible
 
 PIXELS = 128
 _LEAST_MIB = 50  # less does not show beside what is held already
@@ -50,7 +52,7 @@ def make_model(form: str, device: str, present: int | None) -> GMAIR:
     sparse = {} if present is None else {"likelihood": "normal"}
     if present is not None and form != "straight":
         sparse["negligible_presence"] = 1e-3
-    model = GMAIR(channels=1, bf16=form == "zoo bf16", **sparse).to(device)
+    model = GMAIRRecipe(channels=1, **sparse).to(device)
     if present is not None:
 
         def choose(_: object, __: object, logit: torch.Tensor) -> torch.Tensor:
@@ -71,7 +73,7 @@ def make_step(form: str, pixels: int, batch: int, device: str, present: int | No
     image = torch.rand(batch, 1, pixels, pixels, generator=torch.Generator().manual_seed(0)).to(device)
 
     def step() -> torch.Tensor:
-        with in_form(form):
+        with in_form(form), torch.autocast(device, torch.bfloat16, enabled=form == "zoo bf16"):
             terms = model.losses({"image": image})
             loss = model._total(terms)
         optimizer.zero_grad()
@@ -97,7 +99,7 @@ def make_detection(form: str, batch: int, device: str, present: int | None) -> C
             color, alpha = model.decode(objects["z_what"])
             background = model.background(image)
             model.render(objects, color, alpha, background)
-            boxes = trim(objects["boxes"], model._visible(color, alpha, background), model.hp.trim_threshold)
+            boxes = trim(objects["boxes"], visible(color, alpha), model.hp.trim_threshold)
             return boxes if present is None else boxes[objects["presence"][..., 0] >= 0.5].sort(0).values
 
     return detect

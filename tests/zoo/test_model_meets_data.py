@@ -34,12 +34,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "DiscreteAIR": {"cell_hidden": 8, "encoder_hidden": [8], "template_hidden": [8], "attribute_hidden": [8]},
     "GMAIR": {
         "backbone_widths": [8, 8, 8], "backbone_blocks": 1, "backbone_up": [8], "head_hidden": [8], "what_dim": 8,
-        "encoder_hidden": [8], "decoder_hidden": [8],
+        "encoder_hidden": [8], "decoder_channels": [8, 8, 8, 8], "glimpse_size": 8,
     },
     "SPAIR": {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
 }  # fmt: skip
 SMALL["DAIR"] = SMALL["AIR"]
-SMALL |= {f"{name}Recipe": SMALL[name] for name in ("ASTSeg", "BackgroundAE")}
+SMALL |= {name: SMALL[name.removesuffix("Recipe")] for name in registry.models() if name.endswith("Recipe")}
 # few scenes, from what is at hand
 FEW: dict[str, dict[str, Any]] = {
     "CLEVRDataModule": {},

@@ -1,4 +1,4 @@
-"""A residual network with deconvolutions, from an image to one feature vector for each grid cell (GMAIR, table 3)."""
+"""A residual network with deconvolutions, from an image to features of cells, and heads (GMAIR, tables 3 and 4)."""
 
 from collections.abc import Sequence
 
@@ -73,3 +73,12 @@ class ResNetBackbone(nn.Module):
         H, W = image.shape[-2:]
         features = self.up(self.trunk(F.pad(image, (0, -W % self.stride, 0, -H % self.stride))))
         return features[..., : -(-H // self.cell_size), : -(-W // self.cell_size)].to(image.dtype)
+
+
+def convolutional_head(in_channels: int, hidden: Sequence[int], out_channels: int) -> nn.Sequential:
+    """3 x 3 convolutions with ReLUs, then a 1 x 1 convolution to the outputs of each cell (GMAIR, table 4)."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
+        in_channels = width
+    return nn.Sequential(*layers, nn.Conv2d(in_channels, out_channels, 1))

@@ -153,15 +153,15 @@ def draw_styles(model: Any, num_styles: int) -> Image.Image:
     """A sheet of single objects: a row for each category, a column for each style (GMAIR, figure 3).
 
     Args:
-        model: Has `assemble(categories, styles, boxes, image_size)`, which yields a `Scene`, and hyperparameters
-            `num_categories`, `what_dim`, `anchor` and `size_prior`.
+        model: Has `assemble(categories, styles, boxes, image_size)`, which yields a `Scene`; `where_prior`, means and
+            stds of z_y, z_x, z_h and z_w; and hyperparameters `num_categories`, `what_dim` and `anchor`.
         num_styles: Columns; the first has the categories' averages, the others a random style each.
 
     Returns:
         An RGB picture.
     """
     hp, n = model.hp, num_styles
-    side = hp.anchor / (1 + math.exp(-hp.size_prior[0]))  # of an object of the usual size
+    side = hp.anchor / (1 + math.exp(-model.where_prior[2][0]))  # of an object of the usual size
     categories = torch.arange(hp.num_categories)[:, None].expand(-1, n).reshape(-1, 1)
     styles = torch.randn(n, hp.what_dim, generator=torch.Generator().manual_seed(0))
     styles[0] = 0

@@ -39,6 +39,8 @@ class Former:
     state: Mapping[str, str] = field(default_factory=dict)
 
 
+_GMAIR_LATENTS = ("presence", "where", "depth", "category", "what")
+_GMAIR_AGREEMENT = ("consistency", "balance")
 FORMER: dict[str, Former] = {
     "ASTSeg": Former(
         renamed={"entropy_weight": "term_weights.entropy", "slot_weight": "term_weights.slots"},
@@ -62,7 +64,53 @@ FORMER: dict[str, Former] = {
     ),
     "BackgroundAE": Former(additions={"target_blur": 0.0}, recipe="BackgroundAERecipe"),
     "SPAIR": Former(added={"color_edge": "zeros"}),
-    "GMAIR": Former(added={"color_edge": "zeros"}),
+    "GMAIR": Former(
+        added={"color_edge": "zeros"},
+        renamed={
+            **{name + "_weight": "term_weights." + name for name in ("reconstruction", "overlap", *_GMAIR_AGREEMENT)},
+            **{name + "_kl_weight": "term_weights.kl_" + name for name in _GMAIR_LATENTS},
+            "where_std_bias": "initial_biases.where_std",
+            "presence_bias": "initial_biases.presence",
+        },
+        standard={
+            **{name + "_kl_weight": 1.0 for name in _GMAIR_LATENTS},
+            **{name + "_weight": 0.0 for name in _GMAIR_AGREEMENT},
+            "reconstruction_weight": 8.0,
+            "overlap_weight": [2.0, 0.0, 5000, "linear"],
+            "where_std_bias": 0.0,
+            "presence_bias": 0.0,
+        },
+        removed={
+            "cell_size": tuple(2**i for i in range(10)),  # what the backbone's layers make, whatever it is
+            "decoder_alpha": (True,),
+            "alpha_logit_bias": (5.0,),
+            "bf16": (False, True),  # a way of computing: of the trainer's precision
+            "glimpse_padding": ("border",),
+            "size_bias": (0.0,),
+            "presence_temperature": (1.0,),
+            "position_prior": ((0.0, 1.0),),
+            "depth_prior": ((0.0, 1.0),),
+            "renderer": ("exact",),
+            "background": ("black",),
+            "background_color": (None,),
+            "overlap_reduction": ("sum",),
+        },
+        additions={
+            "where_std_bias": 0.0,
+            "presence_bias": 0.0,
+            "size_prior": (0.0, 1.0),
+            "likelihood": "bernoulli",
+            "likelihood_std": 0.2,
+            "negligible_presence": 0.0,
+            "what_prior_at": "sample",
+            "fine_categories": 0,
+            "category_gain": 1.0,
+            "second_look": (0.05, 0.1, 0.25, 0.3),
+            "decoder_hidden": None,
+            **{name + "_weight": 0.0 for name in _GMAIR_AGREEMENT},
+        },
+        recipe="GMAIRRecipe",
+    ),
 }
 
 

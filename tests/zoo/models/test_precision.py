@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.amp import GradScaler
 
 from datamodules import MultiMNISTDataModule
-from zoo.models import AIR, DAIR, GMAIR, SPAIR, ASTSeg, ASTSegRecipe, BackgroundAE, DiscreteAIR, ObjectModel
+from zoo.models import AIR, DAIR, SPAIR, ASTSeg, ASTSegRecipe, BackgroundAE, DiscreteAIR, GMAIRRecipe, ObjectModel
 from zoo.models.base import RefusedError
 from zoo.scene import Scene
 
@@ -32,11 +32,11 @@ MODELS: dict[str, tuple[type[ObjectModel], dict[str, Any]]] = {
     ),
     "SPAIR": (SPAIR, {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "background": "mlp"}),
     "GMAIR": (
-        GMAIR,
+        GMAIRRecipe,
         {
             "backbone_widths": [8, 8, 8, 8], "backbone_blocks": 1, "backbone_up": [8, 8], "head_hidden": [8],
             "encoder_hidden": [8], "decoder_channels": [8, 8, 8, 8], "glimpse_size": 8, "what_dim": 8,
-            "fine_categories": 4, "consistency_weight": 1.0, "balance_weight": 1.0, "where_norm": 1.0,
+            "fine_categories": 4, "term_weights": {"consistency": 1.0, "balance": 1.0}, "where_norm": 1.0,
             "what_prior_at": "expectation",
         },
     ),
