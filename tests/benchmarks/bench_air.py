@@ -26,12 +26,14 @@ from zoo.models.air import AIR
 BATCH, PIXELS, STEPS = 64, 50, 3
 NETWORKS = {
     "quick": {
+        "gradient": "concrete",
+        "num_scales": 2,
         "object_size": 20,
         "encoder_hidden": (512, 256),
         "decoder_hidden": (256, 512),
     },  # configs/recipes/quick/air.yaml
-    "paper": {},
-    "paper, nvil": {"gradient": "nvil", "num_scales": 1},  # configs/air.yaml
+    "paper, concrete": {"gradient": "concrete"},  # configs/experiments/air/concrete.yaml
+    "paper": {},  # configs/air.yaml
 }
 
 

@@ -15,6 +15,24 @@ from zoo.layers.blocks import mlp
 State = tuple[Tensor, Tensor]
 
 
+def check_image_size(image: Tensor, size_hw: tuple[int, int], reader: str) -> None:
+    """Refuse images that a cell cannot read, as it reads them flat.
+
+    Args:
+        image: (B, C, H, W).
+        size_hw: Height and width that the cell was made for.
+        reader: Name of its model, for the message.
+
+    Raises:
+        ValueError: The images' size is another; the message names the fix.
+    """
+    if image.shape[-2:] != size_hw:
+        raise ValueError(
+            f"{reader} reads images of one size, image_size={list(size_hw)}, got {list(image.shape[-2:])}; "
+            "set model.init_args.image_size and data.init_args.image_size alike"
+        )
+
+
 class ImageLSTM(nn.Module):
     """An LSTM cell whose input is an image and some features (Hochreiter and Schmidhuber 1997).
 

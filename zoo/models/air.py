@@ -4,51 +4,60 @@ The model as Discrete-AIR (Wang et al. 2019, section 2, equations 1 to 3) and SP
 5.1 and supplement D.1) restate it. Where they are silent, defaults follow Pyro's program, which reaches the paper's
 count accuracy. Differences from the paper:
 
-- Presence is relaxed by default (Concrete, as in SPAIR's and Discrete-AIR's AIR); `gradient: nvil` is the paper's.
-- Objects have a height and a width of their own by default (SPAIR's AIR); in the paper one scale does for both,
-  `num_scales: 1`.
 - Scales go through a sigmoid and shifts through a tanh (SPAIR's AIR), so that their priors are no longer normal in
   pixels; means and stds of the priors are ours.
 - The divergence of presence is in closed form, step by step; the paper's estimate has the same expectation.
 - Divergences of where and what are weighted by presence, relaxed or not: an absent object is not paid for.
 - The optimiser is Adam, at the paper's learning rate of 1e-4, and gradients are clipped at a norm of 1 (SPAIR's AIR);
   the paper has RMSProp, unclipped.
-- The cures for collapse that the programs found are options, on by default: `decoder_bias`, `presence_bias`,
-  `residual_where`, `where_std`, `what_std`, and `count_prior_odds` that go from high to low within some thousand steps;
-  in the paper the probability of one more object falls from nearly 1 to some 1e-5 within 100,000.
+- As in Pyro's and others' programs, which found that this keeps objects from going off at once, q(z_where) starts at
+  its prior's mean (`residual_where`) with a small std (`where_std`), q(z_what) with a small one too (`what_std`),
+  presence and objects with `initial_biases` of 2 and -2; and `count_prior_odds` are low from the start, where in the
+  paper the probability of one more object falls from nearly 1 to some 1e-5 within 100,000 steps.
 - `forward` counts an object that is as likely as not to be there: of the number of objects that is the median, not the
   mode. Three chances of 0.6 make 1, though none, at 0.4, is likeliest. The paper's counts are those of a sample.
-- `cell: mlp`, `see_latents`, `known_count` and the Bernoulli likelihood are SPAIR's AIR and DAIR; `trim_threshold` is
-  GMAIR's.
+- Options that are not the paper's: `gradient: concrete` is SPAIR's AIR and Discrete-AIR's estimator; `num_scales: 2`,
+  `cell: mlp`, `see_latents: false`, `known_count`, `residual_where: false` and the Bernoulli likelihood are the AIR and
+  DAIR of SPAIR's program; `trim_threshold` is GMAIR's.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.batch import Batch
 from zoo.layers import boxes as box_ops
+from zoo.layers import distributions, settings
 from zoo.layers.additive import add_up
 from zoo.layers.blocks import last_bias, mlp
-from zoo.layers.distributions import (
-    bernoulli_log_likelihood,
-    kl_bernoulli,
-    kl_normal,
-    logistic_noise,
-    normal_log_likelihood,
-    relaxed_bernoulli,
-)
 from zoo.layers.glimpses import extract_glimpses
-from zoo.layers.recurrent import ImageLSTM, ImageMLP
+from zoo.layers.nvil import Baseline, score_function
+from zoo.layers.recurrent import ImageLSTM, ImageMLP, check_image_size
 from zoo.layers.schedules import POSITIVE, Schedule, schedule_value
 from zoo.models.base import ObjectModel
 from zoo.scene import Scene
 
-Latents = dict[str, Tensor]
+
+class Latents(TypedDict):
+    """What B images are encoded into by N steps."""
+
+    where_mean: Tensor  # (B, N, D): scale, or height and width, and shift y and x, before sigmoid and tanh
+    where_std: Tensor  # (B, N, D)
+    z_where: Tensor  # (B, N, D)
+    boxes: Tensor  # (B, N, 4), in pixels
+    what_mean: Tensor  # (B, N, A)
+    what_std: Tensor  # (B, N, A)
+    z_what: Tensor  # (B, N, A)
+    presence_logit: Tensor  # (B, N, 1), of one more object
+    presence: Tensor  # (B, N, 1), z_pres: 1 until the model stops, 0 from there on; relaxed if Concrete, in training
+    belief: Tensor  # (B, N, 1), probability of not having stopped
+    patches: Tensor  # (B, N, C, P, P), objects in (0, 1)
+    canvas: Tensor  # (B, C, H, W), what they add up to
+    baseline: NotRequired[Tensor]  # (B, N, 1), nats per pixel; in training by NVIL
 
 
 class AIR(ObjectModel):
@@ -66,35 +75,30 @@ class AIR(ObjectModel):
             that many steps are run, and presence is not inferred. Images alone get all `num_steps`.
         what_dim: Dimension of z_what.
         object_size: Side of a glimpse and of a decoded object, in texels.
-        cell: "lstm"; or "mlp", without memory: the DAIR of SPAIR's program.
-        cell_hidden: Width of the LSTM.
-        mlp_hidden: Widths of the hidden layers of the cell "mlp".
+        cell: "lstm"; or "mlp", four hidden layers without memory: the DAIR of SPAIR's program.
+        cell_hidden: Width of the cell, and of NVIL's baseline.
         see_latents: Feed the last step's latents to the cell. Off in SPAIR's program.
         where_hidden: Hidden layers from the cell's output to z_where and z_pres.
         encoder_hidden: Hidden layers from glimpse to z_what.
         decoder_hidden: Hidden layers from z_what to object.
-        num_scales: 2: z_where has a height and a width; 1: one scale for both (the paper).
+        num_scales: 1: one scale for height and width; 2: z_where has both (SPAIR's program).
         scale_prior: Mean and std of the scales before the sigmoid that makes them fractions of the image.
         shift_prior: Mean and std of the shifts before the tanh that makes them positions, the image's edges at -1, 1.
         residual_where: q(z_where) starts at its prior's mean, with std in units of the prior's.
         where_std: Initial std of q(z_where), in units of the prior's if it is residual.
         what_std: Initial std of q(z_what): a small one makes appearance count from the start, and counts come right
             several times sooner.
-        presence_bias: Initial bias of the presence logit: 2 starts with objects on.
-        decoder_bias: Initial bias of the decoder's last layer, before the sigmoid: -2 starts with faint objects, so
-            that they do no harm before they are any good.
-        gradient: How presence learns: "concrete", a relaxation with `temperature`; or "nvil", the score function with
-            a learned baseline (Mnih and Gregor 2014), unbiased.
+        initial_biases: `presence`, of its logit, 2 where not given: objects start on. `decoder`, of its last layer,
+            before the sigmoid, -2: objects start faint, so that they do no harm before they are any good.
+        gradient: How presence learns: "nvil", the score function with a learned baseline (Mnih and Gregor 2014),
+            unbiased; or "concrete", a relaxation with `temperature` (SPAIR, Discrete-AIR).
         temperature: Of the Concrete presence.
-        baseline_hidden: Width of the baseline's LSTM and of the layer after it.
         baseline_lr: Adam's learning rate of the baseline.
         likelihood: "normal" with `likelihood_std`, or "bernoulli" on the canvas cut off at 1.
         likelihood_std: Standard deviation of the normal likelihood.
         count_prior_odds: p / (1 - p), p the geometric prior's probability of one more object at each step. A start
             far above 1 costs nothing while reconstruction is poor; an end far below 1 keeps empty slots off.
-        where_kl_weight: Weight of z_where's divergence.
-        what_kl_weight: Weight of z_what's.
-        presence_kl_weight: Weight of z_pres's.
+        term_weights: Weights of loss terms by their names, where they are not 1.
         trim_threshold: Null yields the attention boxes. A number in (0, 1) trims them to the texels that reach it
             (GMAIR, section 4).
         lr: Adam's learning rate.
@@ -103,7 +107,9 @@ class AIR(ObjectModel):
 
     schedules = ("lr", "baseline_lr", "count_prior_odds")
     elbo_terms = ("reconstruction", "kl_where", "kl_what", "kl_presence")
-    difference = False
+    training_terms = ("score_function", "baseline")
+    difference = False  # the cell sees what remains of the image: DAIR
+    where_prior: Tensor
 
     def __init__(
         self,
@@ -116,138 +122,130 @@ class AIR(ObjectModel):
         object_size: int = 28,
         cell: str = "lstm",
         cell_hidden: int = 256,
-        mlp_hidden: tuple[int, ...] = (256, 256, 256, 256),
         see_latents: bool = True,
         where_hidden: tuple[int, ...] = (200,),
         encoder_hidden: tuple[int, ...] = (200,),
         decoder_hidden: tuple[int, ...] = (200,),
-        num_scales: int = 2,
+        num_scales: int = 1,
         scale_prior: tuple[float, float] = (-0.5, 0.2),
         shift_prior: tuple[float, float] = (0.0, 1.0),
         residual_where: bool = True,
         where_std: float = 0.13,
         what_std: float = 0.13,
-        presence_bias: float = 2.0,
-        decoder_bias: float = -2.0,
-        gradient: str = "concrete",
+        initial_biases: dict[str, float] | None = None,
+        gradient: str = "nvil",
         temperature: float = 1.0,
-        baseline_hidden: int = 256,
         baseline_lr: Schedule = 1e-3,
         likelihood: str = "normal",
         likelihood_std: float = 0.3,
-        count_prior_odds: Schedule = [100.0, 0.01, 500, "exponential"],  # noqa: B006 (never changed)
-        where_kl_weight: Schedule = 1.0,
-        what_kl_weight: Schedule = 1.0,
-        presence_kl_weight: Schedule = 1.0,
+        count_prior_odds: Schedule = 0.01,
+        term_weights: dict[str, Schedule] | None = None,
         trim_threshold: float | None = None,
         lr: Schedule = 1e-4,
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.term_weights = {
-            "kl_where": where_kl_weight,
-            "kl_what": what_kl_weight,
-            "kl_presence": presence_kl_weight,
-        }
-        _check(self.hp)
+        ways = {"cell": ("lstm", "mlp"), "gradient": ("concrete", "nvil"), "likelihood": ("normal", "bernoulli")}
+        settings.check_choices(self.hp, channels=(1, 3), num_scales=(1, 2), **ways)
+        settings.check_above_zero(
+            self.hp, "num_steps", "what_dim", "object_size", "cell_hidden", "where_std", "what_std"
+        )
+        settings.check_above_zero(self.hp, "temperature", "likelihood_std", "max_grad_norm")
+        settings.check_normals(self.hp, "scale_prior", "shift_prior")
+        settings.check_shares(self.hp, "trim_threshold")
+        self.weigh_terms(term_weights)
         self.check_schedules(count_prior_odds=POSITIVE)
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.size_hw = (height, width)
+        self.size_hw = settings.height_width(image_size)
         self.where_dim = num_scales + 2
-        pixels, texels = channels * height * width, channels * object_size**2
-        latents = self.where_dim + what_dim + 1 if see_latents else 0
+        self.code_dim = self.where_dim + what_dim + 1  # all latents of an object
+        pixels, texels = channels * self.size_hw[0] * self.size_hw[1], channels * object_size**2
+        seen = self.code_dim if see_latents else 0
         self.cell: ImageLSTM | ImageMLP
         if cell == "lstm":
-            self.cell = ImageLSTM(pixels, latents, cell_hidden)
+            self.cell = ImageLSTM(pixels, seen, cell_hidden)
         else:
-            self.cell = ImageMLP(pixels, latents, mlp_hidden, cell_hidden)
+            self.cell = ImageMLP(pixels, seen, [cell_hidden] * 4, cell_hidden)
         self.locate = mlp(cell_hidden, where_hidden, 2 * self.where_dim + 1)
         self.encoder = mlp(texels, encoder_hidden, 2 * what_dim)
         self.decoder = mlp(what_dim, decoder_hidden, texels)
-        self.baseline: _Baseline | None = None
+        self.baseline: Baseline | None = None
         if gradient == "nvil" and not known_count:
-            self.baseline = _Baseline(pixels, self.where_dim + what_dim + 1, baseline_hidden)
-        with torch.no_grad():
-            last_bias(self.locate)[-1] = presence_bias
-            last_bias(self.decoder).fill_(decoder_bias)
+            self.baseline = Baseline(pixels, self.code_dim, cell_hidden)
+        places = {"presence": last_bias(self.locate)[-1], "decoder": last_bias(self.decoder)}
+        self.start_biases({"presence": 2.0, "decoder": -2.0, **(initial_biases or {})}, places)
         prior = torch.tensor([scale_prior] * num_scales + [shift_prior] * 2)
-        self.register_buffer("where_prior", prior, persistent=False)  # (where_dim, 2): mean and std
-
-    where_prior: Tensor
+        self.register_buffer("where_prior", prior, persistent=False)  # (D, 2): mean and std
 
     # inference: Discrete-AIR, equation 1
 
-    def infer(self, image: Tensor, noise: Latents | None, count: Tensor | None = None) -> Latents:
+    def infer(self, image: Tensor, noise: Mapping[str, Tensor] | None, count: Tensor | None = None) -> Latents:
         """Encode images into latents, z = mean + std * noise, one object after the other.
 
         Args:
             image: (B, C, H, W).
             noise: From `draw_noise`; None for means and, for presence, what is as likely as not.
             count: (B,) the number of objects, if it is known.
-
-        Returns:
-            With N steps, each (B, N, .): `where_mean`, `where_std`, `z_where`, `boxes`, `what_mean`, `what_std`,
-            `z_what`, `presence_logit`, `presence` (1 until the model stops, 0 from there on), `belief` (probability of
-            not having stopped), `patches` (C, P, P), and in training by NVIL `baseline` (nats per pixel). And
-            `canvas`, (B, C, H, W).
         """
-        hp = self.hp
+        hp, B = self.hp, len(image)
         self.check_image(image)
-        B = image.shape[0]
         canvas = torch.zeros_like(image)
-        latents = image.new_zeros(B, self.where_dim + hp.what_dim + 1)
-        latents[:, -1] = 1
         presence = belief = image.new_ones(B, 1)
+        code = F.pad(presence, (self.code_dim - 1, 0))  # z of the step before: nothing, and that it is there
         state = self.cell.begin(B)
         history: list[tuple[Tensor, Tensor]] = []
-        steps: list[tuple[Tensor, ...]] = []
+        steps: list[dict[str, Tensor]] = []
         for t in range(hp.num_steps):
+            eps = None if noise is None else {name: values[:, t] for name, values in noise.items()}
             if t == 0 or self.difference:
                 remaining = image - canvas
-                seen = self.cell.read(remaining)
-            history.append((remaining, latents))
-            hidden, state = self.cell(seen, latents if hp.see_latents else latents[:, :0], state)
+                read = self.cell.read(remaining)
+            history.append((remaining, code))
+            hidden, state = self.cell(read, code if hp.see_latents else code[:, :0], state)
             where_raw, logit = self.locate(hidden).split([2 * self.where_dim, 1], -1)
             where_mean, where_std = _mean_std(where_raw, hp.where_std)
             if hp.residual_where:
                 where_mean, where_std = self.where_prior[:, 0] + where_mean, self.where_prior[:, 1] * where_std
-            z_where = where_mean if noise is None else where_mean + where_std * noise["where"][:, t]
+            z_where = where_mean if eps is None else where_mean + where_std * eps["where"]
             boxes = self.boxes(z_where)
             glimpse = extract_glimpses(image, boxes[:, None], hp.object_size)
             what_mean, what_std = _mean_std(self.encoder(glimpse.flatten(1)), hp.what_std)
-            z_what = what_mean if noise is None else what_mean + what_std * noise["what"][:, t]
+            z_what = what_mean if eps is None else what_mean + what_std * eps["what"]
             if count is not None:
                 presence = belief = (t < count[:, None]).to(image.dtype)
             else:
                 belief = belief * logit.sigmoid()
-                if noise is None:
-                    presence = (belief >= 0.5).to(image.dtype)
-                elif self.training and hp.gradient == "concrete":
-                    presence = presence * relaxed_bernoulli(logit, noise["presence"][:, t], hp.temperature)
-                else:
-                    presence = presence * (logit + noise["presence"][:, t] > 0)
+                presence = self.stay(presence, belief, logit, None if eps is None else eps["presence"])
             patch = self.decode(z_what)
             if self.difference:
                 canvas = canvas + self.draw(patch[:, None], boxes[:, None], presence[:, None])
-            latents = torch.cat([z_where, z_what, presence], -1)
-            steps.append((
-                where_mean, where_std, z_where, boxes, what_mean, what_std, z_what,
-                logit, presence, belief, patch,
-            ))  # fmt: skip
-        q = {name: torch.stack(values, 1) for name, values in zip(_LATENTS, zip(*steps, strict=True), strict=True)}
+            code = torch.cat([z_where, z_what, presence], -1)
+            steps.append({
+                "where_mean": where_mean, "where_std": where_std, "z_where": z_where, "boxes": boxes,
+                "what_mean": what_mean, "what_std": what_std, "z_what": z_what,
+                "presence_logit": logit, "presence": presence, "belief": belief, "patches": patch,
+            })  # fmt: skip
+        q = {name: torch.stack([step[name] for step in steps], 1) for name in steps[0]}
         if self.baseline is not None and self.training and noise is not None:
             q["baseline"] = self.baseline(history)
         q["canvas"] = canvas if self.difference else self.draw(q["patches"], q["boxes"], q["presence"])
-        return q
+        return cast(Latents, q)
 
-    def draw_noise(self, image: Tensor) -> Latents:
+    def stay(self, before: Tensor, belief: Tensor, logit: Tensor, noise: Tensor | None) -> Tensor:
+        """Presence, (B, 1) as all arguments: a sample given that of the step before, or what is as likely as not."""
+        if noise is None:
+            return (belief >= 0.5).to(belief.dtype)
+        if self.training and self.hp.gradient == "concrete":
+            return before * distributions.relaxed_bernoulli(logit, noise, self.hp.temperature)
+        return before * (logit + noise > 0)
+
+    def draw_noise(self, image: Tensor) -> dict[str, Tensor]:
         """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
         B, N, device, dtype = image.shape[0], self.hp.num_steps, image.device, image.dtype
         return {
             "where": torch.randn(B, N, self.where_dim, device=device, dtype=dtype),
             "what": torch.randn(B, N, self.hp.what_dim, device=device, dtype=dtype),
-            "presence": logistic_noise(B, N, 1, device=device, dtype=dtype),
+            "presence": distributions.logistic_noise(B, N, 1, device=device, dtype=dtype),
         }
 
     def boxes(self, z_where: Tensor) -> Tensor:
@@ -275,18 +273,19 @@ class AIR(ObjectModel):
         count = self._count(batch)
         q = self.infer(image, self.draw_noise(image), count)
         if hp.likelihood == "bernoulli":
-            log_likelihood = bernoulli_log_likelihood(image, q["canvas"].clamp(max=1))
+            log_likelihood = distributions.bernoulli_log_likelihood(image, q["canvas"].clamp(max=1))
         else:
-            log_likelihood = normal_log_likelihood(image, q["canvas"], hp.likelihood_std)
+            log_likelihood = distributions.normal_log_likelihood(image, q["canvas"], hp.likelihood_std)
         presence = q["presence"][..., 0]
         costs = {  # (B, N)
-            "kl_where": presence * kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1)).sum(-1),
-            "kl_what": presence * kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0).sum(-1),
+            "kl_where": presence
+            * distributions.kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1)).sum(-1),
+            "kl_what": presence * distributions.kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0).sum(-1),
         }
         if count is None:
             prior_logit = image.new_tensor(self.scheduled("count_prior_odds")).log()
             before = F.pad(presence, (1, 0), value=1.0)[:, :-1]  # the step that stops is the last one paid for
-            costs["kl_presence"] = before * kl_bernoulli(q["presence_logit"][..., 0], prior_logit)
+            costs["kl_presence"] = before * distributions.kl_bernoulli(q["presence_logit"][..., 0], prior_logit)
         reconstruction = -log_likelihood.flatten(1).sum(1)
         terms = {"reconstruction": reconstruction.mean()}
         terms |= {name: cost.sum(1).mean() for name, cost in costs.items()}
@@ -295,24 +294,17 @@ class AIR(ObjectModel):
         return terms
 
     def _nvil(self, q: Latents, before: Tensor, reconstruction: Tensor, costs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The score function's surrogate and the baseline's error (Mnih and Gregor 2014, equations 5 to 8).
+        """What trains presence and the baseline: see `zoo.layers.nvil`.
 
         The signal of step t is what its presence can still change: the reconstruction, where and what from t on,
         presence after t; each weighted as in the loss. A step after the stop has no signal.
         """
-        weights = {name: schedule_value(self.term_weights[name], self.steps_trained) for name in costs}
-        paid = torch.stack([weights[name] * cost for name, cost in costs.items()]).sum(0)
-        to_go = paid.flip(1).cumsum(1).flip(1) - weights["kl_presence"] * costs["kl_presence"]
-        # per pixel: one learning rate does for all image sizes, and the baseline takes no share in the gradient's norm
-        pixels = q["canvas"][0].numel()
-        signal = (reconstruction[:, None] + to_go).detach() / pixels - q["baseline"][..., 0]
-        presence = q["presence"][..., 0]
-        log_q = -F.binary_cross_entropy_with_logits(q["presence_logit"][..., 0], presence, reduction="none")
-        surrogate = (before * pixels * signal.detach() * log_q).sum(1).mean()
-        return {
-            "score_function": surrogate - surrogate.detach(),
-            "baseline": (before * signal.square()).sum(1).mean(),
-        }
+        weight = {name: schedule_value(self.term_weights.get(name, 1.0), self.steps_trained) for name in costs}
+        paid = torch.stack([weight[name] * cost for name, cost in costs.items()]).sum(0)
+        to_go = paid.flip(1).cumsum(1).flip(1) - weight["kl_presence"] * costs["kl_presence"]
+        drawn = (q["baseline"][..., 0], q["presence_logit"][..., 0], q["presence"][..., 0], before)
+        terms = score_function(reconstruction[:, None] + to_go, *drawn, unit=q["canvas"][0].numel())
+        return dict(zip(self.training_terms, terms, strict=True))
 
     def parameter_groups(self) -> Iterable[Any]:
         """The baseline learns at its own rate."""
@@ -340,7 +332,8 @@ class AIR(ObjectModel):
             count = torch.full((image.shape[0],), self.hp.num_steps, device=image.device)
         elif not self.hp.known_count and count is not None:
             raise ValueError("count is for models with known_count=true; this one infers it")
-        return self._scene(self.infer(image, None, count))
+        q = self.infer(image, None, count)
+        return self._scene(q["canvas"], q["boxes"], q["patches"], q["belief"], q["z_what"])
 
     def see(self, batch: Batch) -> Scene:
         """The scene of a batch; with `known_count`, and where the batch has `valid`, of as many objects."""
@@ -349,11 +342,7 @@ class AIR(ObjectModel):
     def check_image(self, image: Tensor) -> None:
         """As for every model, and images must be of `image_size`."""
         super().check_image(image)
-        if image.shape[-2:] != self.size_hw:
-            raise ValueError(
-                f"{type(self).__name__} reads images of one size, image_size={list(self.size_hw)}, got "
-                f"{list(image.shape[-2:])}; set model.init_args.image_size and data.init_args.image_size alike"
-            )
+        check_image_size(image, self.size_hw, type(self).__name__)
 
     def _count(self, batch: Batch) -> Tensor | None:
         """(B,) number of objects, if the model is to know."""
@@ -361,25 +350,23 @@ class AIR(ObjectModel):
             return None
         if "valid" not in batch:
             raise ValueError("known_count=true needs batches with `valid`: use labelled data or set known_count=false")
-        count = batch["valid"].sum(1)
+        count, most = batch["valid"].sum(1), self.hp.num_steps
         # a table with room for no more than num_steps objects needs no look at its content, for which a GPU would wait
-        if batch["valid"].shape[1] > self.hp.num_steps < int(count.max()):
+        if batch["valid"].shape[1] > most < int(count.max()):
             raise ValueError(
-                f"num_steps={self.hp.num_steps} is below the {int(count.max())} objects of an image, which "
-                "known_count=true says to find: raise model.init_args.num_steps"
+                f"num_steps={most} is below the {int(count.max())} objects of an image, which known_count=true says to "
+                "find: raise model.init_args.num_steps"
             )
         return count
 
-    def _scene(self, q: Latents) -> Scene:
-        boxes = q["boxes"]
-        if self.hp.trim_threshold is not None:
-            boxes = box_ops.trim_boxes(boxes, q["patches"].mean(2), self.hp.trim_threshold)
+    def _scene(self, canvas: Tensor, boxes: Tensor, patches: Tensor, belief: Tensor, z_what: Tensor) -> Scene:
+        trim = self.hp.trim_threshold
         return Scene(
-            reconstruction=q["canvas"].clamp(0, 1),
-            boxes=boxes,
-            presence=q["belief"][..., 0],
-            what=q["z_what"],
-            attention_boxes=q["boxes"],
+            reconstruction=canvas.clamp(0, 1),
+            boxes=boxes if trim is None else box_ops.trim_boxes(boxes, patches.mean(2), trim),
+            presence=belief[..., 0],
+            what=z_what,
+            attention_boxes=boxes,
         )
 
     @torch.no_grad()
@@ -416,7 +403,7 @@ class AIR(ObjectModel):
         size = image_size or self.size_hw
         boxes = boxes * boxes.new_tensor([size[1] / self.size_hw[1], size[0] / self.size_hw[0]] * 2)
         canvas = add_up(patches * presence[..., None, None], boxes, size)
-        return self._scene({"boxes": boxes, "patches": patches, "canvas": canvas, "belief": presence, "z_what": z_what})
+        return self._scene(canvas, boxes, patches, presence, z_what)
 
 
 class DAIR(AIR):
@@ -430,67 +417,8 @@ class DAIR(AIR):
     difference = True
 
 
-class _Baseline(nn.Module):
-    """NVIL's baseline: what the loss will be, in nats per pixel, from what the cell sees at each step.
-
-    An LSTM whatever the cell is. No gradient flows to what it sees.
-    """
-
-    def __init__(self, pixels: int, latents: int, hidden: int) -> None:
-        super().__init__()
-        self.lstm = ImageLSTM(pixels, latents, hidden)
-        self.net = mlp(hidden, [hidden], 1)
-
-    def forward(self, history: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Images (B, C, H, W) and latents of the step before (B, .), for each of N steps, to (B, N, 1)."""
-        state = self.lstm.begin(len(history[0][0]))
-        seen: Tensor | None = None
-        outputs = []
-        for image, latents in history:
-            if image is not seen:
-                seen, read = image, self.lstm.read(image.detach())
-            hidden, state = self.lstm(read, latents.detach(), state)
-            outputs.append(self.net(hidden))
-        return torch.stack(outputs, 1)
-
-
-_LATENTS = (
-    "where_mean", "where_std", "z_where", "boxes", "what_mean", "what_std", "z_what",
-    "presence_logit", "presence", "belief", "patches",
-)  # fmt: skip
-
-
 def _mean_std(raw: Tensor, initial_std: float) -> tuple[Tensor, Tensor]:
     """Halves of the last dimension as mean and softplus std, which is `initial_std` where the raw spread is 0."""
     mean, spread = raw.chunk(2, -1)
     shift = math.log(math.expm1(initial_std))
     return mean, F.softplus((spread + shift).clamp(min=-10))  # away from 0, where a divergence is infinite
-
-
-def _check(hp: Any) -> None:
-    """Raise ValueError for hyperparameters that cannot work, naming the cause and the fix."""
-    for name, allowed in (
-        ("channels", (1, 3)),
-        ("cell", ("lstm", "mlp")),
-        ("num_scales", (1, 2)),
-        ("gradient", ("concrete", "nvil")),
-        ("likelihood", ("normal", "bernoulli")),
-    ):
-        if hp[name] not in allowed:
-            raise ValueError(f"{name} must be one of {list(allowed)}, got {hp[name]!r}")
-    for name in (
-        "num_steps", "what_dim", "object_size", "cell_hidden", "where_std", "what_std", "temperature",
-        "baseline_hidden", "likelihood_std", "max_grad_norm",
-    ):  # fmt: skip
-        if not hp[name] > 0:
-            raise ValueError(f"{name} must be above 0, got {hp[name]!r}")
-    for name in ("scale_prior", "shift_prior"):
-        if len(hp[name]) != 2 or not hp[name][1] > 0:
-            raise ValueError(f"{name} must be [mean, std] with std above 0, got {hp[name]!r}")
-    size = [hp.image_size] if isinstance(hp.image_size, int) else list(hp.image_size)
-    if len(size) > 2 or not all(side > 0 for side in size):
-        raise ValueError(f"image_size must be a number of pixels or [height, width], got {hp.image_size!r}")
-    if hp.cell == "mlp" and not hp.mlp_hidden:
-        raise ValueError("mlp_hidden must name at least one layer")
-    if hp.trim_threshold is not None and not 0 < hp.trim_threshold < 1:
-        raise ValueError(f"trim_threshold must be null or in (0, 1), got {hp.trim_threshold!r}")

@@ -27,7 +27,7 @@ class Former:
         removed: Hyperparameters that are gone, with the values at which nothing is lost with them.
         additions: Those that only the recipe's class has, with the values at which they do nothing.
         recipe: That class.
-        state: Beginnings of the weights' names, old to new.
+        state: Beginnings of the weights' names, old to new; null for weights that no class has.
     """
 
     added: Mapping[str, Any] = field(default_factory=dict)
@@ -36,11 +36,29 @@ class Former:
     removed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     additions: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
-    state: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, str | None] = field(default_factory=dict)
 
 
 _GMAIR_LATENTS = ("presence", "where", "depth", "category", "what")
 _GMAIR_AGREEMENT = ("consistency", "balance")
+_AIR = Former(
+    renamed={
+        "presence_bias": "initial_biases.presence",
+        "decoder_bias": "initial_biases.decoder",
+        "where_kl_weight": "term_weights.kl_where",
+        "what_kl_weight": "term_weights.kl_what",
+        "presence_kl_weight": "term_weights.kl_presence",
+    },
+    standard={
+        "presence_bias": 2.0,
+        "decoder_bias": -2.0,
+        "where_kl_weight": 1.0,
+        "what_kl_weight": 1.0,
+        "presence_kl_weight": 1.0,
+    },
+    removed={"mlp_hidden": ((256, 256, 256, 256),), "baseline_hidden": (256,)},
+)
+
 FORMER: dict[str, Former] = {
     "ASTSeg": Former(
         renamed={"entropy_weight": "term_weights.entropy", "slot_weight": "term_weights.slots"},
@@ -111,6 +129,57 @@ FORMER: dict[str, Former] = {
         },
         recipe="GMAIRRecipe",
     ),
+    "AIR": _AIR,
+    "DAIR": _AIR,
+    "DiscreteAIR": Former(
+        renamed={
+            "presence_bias": "initial_biases.presence",
+            "decoder_bias": "initial_biases.decoder",
+            "scale_kl_weight": "term_weights.kl_scale",
+            "pose_kl_weight": "term_weights.kl_pose",
+            "category_kl_weight": "term_weights.kl_category",
+            "attribute_kl_weight": "term_weights.kl_attribute",
+            "presence_kl_weight": "term_weights.kl_presence",
+            "blur_weight": "term_weights.blurred",
+            "balance_weight": "term_weights.balance",
+        },
+        standard={
+            "presence_bias": 2.0,
+            "decoder_bias": -2.0,
+            "scale_kl_weight": 1.0,
+            "pose_kl_weight": 1.0,
+            "category_kl_weight": 1.0,
+            "attribute_kl_weight": 1.0,
+            "presence_kl_weight": 1.0,
+            "blur_weight": 0.0,
+            "balance_weight": 0.0,
+        },
+        removed={
+            "kernel_size": (5,),
+            "where_std": (0.05,),
+            "attribute_std": (0.7,),
+            "presence_temperature": (1.0,),
+            "heat_gain": (10.0,),
+            "hard_presence_step": (None,),
+        },
+        additions={
+            "heat_map": False,
+            "heat_channels": 32,
+            "second_glimpse": False,
+            "second_hidden": (256, 128),
+            "detach_canvas": False,
+            "blur_weight": 0.0,
+            "template_gain": 1.0,
+            "template_blob": 0.0,
+            "template_noise": 0.0,
+            "uniform_category_steps": None,
+            "balance_weight": 0.0,
+            "aspect_std": None,
+            "attribute_steps": None,
+        },
+        recipe="DiscreteAIRRecipe",
+        state={"released": None},
+    ),
 }
 
 
@@ -155,11 +224,14 @@ def upgrade_state(kind: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """Weights of a model of class `kind` in format version 1, by the names that they have today."""
     names = FORMER[kind].state if kind in FORMER else {}
 
-    def renamed(name: str) -> str:
+    def renamed(name: str) -> str | None:
         old = max((old for old in names if name.startswith(old)), key=len, default=None)
-        return name if old is None else names[old] + name.removeprefix(old)
+        if old is None:
+            return name
+        new = names[old]
+        return None if new is None else new + name.removeprefix(old)
 
-    return {renamed(name): value for name, value in state.items()}
+    return {new: value for name, value in state.items() if (new := renamed(name)) is not None}
 
 
 def _plain(value: Any) -> Any:

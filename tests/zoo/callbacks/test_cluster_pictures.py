@@ -49,7 +49,7 @@ def fit(
 def test_training_leaves_its_sheets(tmp_path: Path, uci_data: Any) -> None:
     data = uci_data(channels=1, num_val=12, eval_batch_size=5)
     for model, callback in (
-        (DiscreteAIR(**TINY, presence_bias=9.0), ClusterPictures(num_points=10)),
+        (DiscreteAIR(**TINY, initial_biases={"presence": 9.0}), ClusterPictures(num_points=10)),
         (SPAIR(**SLOTS, presence_bias=9.0), ClusterPictures(num_clusters=2, num_scenes=7)),
     ):
         trainer = fit(tmp_path / type(model).__name__, model, data, callback, 2)

@@ -119,7 +119,7 @@ def test_generated_scenes_are_repeatable_and_have_objects() -> None:
             image = torch.rand(num_images, 3, *image_size, generator=generator)
             return Scene(reconstruction=image, boxes=image, presence=image, what=image)
 
-    model = DiscreteAIR(**SMALL, decoder_bias=3.0)
+    model = DiscreteAIR(**SMALL, initial_biases={"decoder": 3.0})
     for drawer in (model, Uncounted()):
         state = torch.get_rng_state()
         sheets = [np.asarray(draw_generated(drawer, 4, (48, 48))) for _ in range(2)]

@@ -50,7 +50,7 @@ def test_what_the_workspace_shows_is_what_runs_and_benchmarks_log(monkeypatch: p
     fit = read_offline_run(folder)
 
     # the configuration, whole, and by what runs are grouped
-    assert (fit["config"]["model"], fit["config"]["data"]) == ("DiscreteAIR", run.parent.name.split("_", 1)[1])
+    assert (fit["config"]["model"], fit["config"]["data"]) == ("DiscreteAIRRecipe", run.parent.name.split("_", 1)[1])
     assert fit["config"]["config"] == yaml.safe_load((run / "config.yaml").read_text())
     # pictures: logged with their digest, and there
     logged = {key: value for row in fit["history"] for key, value in row.items()}

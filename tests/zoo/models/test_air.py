@@ -12,8 +12,8 @@ from zoo.models.air import AIR, DAIR
 
 SMALL: dict[str, Any] = {
     "image_size": 16, "num_steps": 3, "what_dim": 4, "object_size": 6, "cell_hidden": 32, "where_hidden": (32,),
-    "encoder_hidden": (32,), "decoder_hidden": (32,), "mlp_hidden": (32, 32), "baseline_hidden": 32, "lr": 3e-3,
-    "scale_prior": (-0.8, 0.2),
+    "encoder_hidden": (32,), "decoder_hidden": (32,), "lr": 3e-3, "scale_prior": (-0.8, 0.2),
+    "gradient": "concrete", "num_scales": 2, "count_prior_odds": [100.0, 0.01, 500, "exponential"],
 }  # fmt: skip
 
 
@@ -73,8 +73,9 @@ def fix_noise(model: AIR, monkeypatch: pytest.MonkeyPatch, presence: list[int], 
 @pytest.mark.parametrize("cls", [AIR, DAIR])
 def test_nvil_gradient_is_that_of_the_enumerated_loss(cls: type[AIR], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    settings = {**SMALL, "gradient": "nvil", "image_size": (7, 6), "presence_bias": 0.3}
-    model = cls(**settings, count_prior_odds=0.5, what_kl_weight=0.7, presence_kl_weight=1.3).double()
+    settings = {**SMALL, "gradient": "nvil", "image_size": (7, 6), "initial_biases": {"presence": 0.3}}
+    weights = {"kl_what": 0.7, "kl_presence": 1.3}
+    model = cls(**{**settings, "count_prior_odds": 0.5}, term_weights=weights).double()
     batch = {"image": torch.rand(1, 1, 7, 6, dtype=torch.float64)}
     outcomes = []
     for presence in histories(3):
@@ -88,7 +89,6 @@ def test_nvil_gradient_is_that_of_the_enumerated_loss(cls: type[AIR], monkeypatc
         outcomes.append((log_q.exp(), model.losses(batch)))
     assert sum(q.item() for q, _ in outcomes) == pytest.approx(1)
     names = ("reconstruction", "kl_where", "kl_what", "kl_presence")
-    weights = {"kl_what": 0.7, "kl_presence": 1.3}
     exact = sum(q * sum(weights.get(n, 1.0) * terms[n] for n in names) for q, terms in outcomes)
     estimate = sum(q.detach() * (model._total(terms) - terms["baseline"]) for q, terms in outcomes)
     assert estimate.item() == pytest.approx(exact.item())  # the surrogate has no value
@@ -185,7 +185,7 @@ def test_dair_sees_what_remains(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_loss_falls_in_every_variant(cls: type[AIR], settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     scenes = squares(64)
-    model = cls(**SMALL, **settings)
+    model = cls(**{**SMALL, **settings})
 
     @torch.no_grad()
     def loss() -> float:
@@ -216,7 +216,7 @@ def test_it_learns_to_count_and_to_place(tmp_path: Path) -> None:
 def test_known_count() -> None:
     torch.manual_seed(0)
     batch = squares(8)
-    model = AIR(**SMALL, known_count=True, gradient="nvil")
+    model = AIR(**{**SMALL, "gradient": "nvil"}, known_count=True)
     assert model.baseline is None
     assert set(model.losses(batch)) == {"reconstruction", "kl_where", "kl_what"}
     torch.testing.assert_close(model.see(batch).presence, (torch.arange(3) < batch["valid"].sum(1)[:, None]).float())
@@ -256,7 +256,7 @@ def test_baseline_has_its_own_learning_rate(tmp_path: Path) -> None:
 
 def test_generation_follows_the_prior() -> None:
     torch.manual_seed(0)
-    model = AIR(**SMALL, count_prior_odds=1.0)
+    model = AIR(**{**SMALL, "count_prior_odds": 1.0})
     scene = model.generate(4000, generator=torch.Generator().manual_seed(0))
     share = scene.presence.sum(1).long().bincount(minlength=4) / 4000
     torch.testing.assert_close(share, torch.tensor([0.5, 0.25, 0.125, 0.125]), rtol=0, atol=0.03)
@@ -285,9 +285,10 @@ def test_generation_follows_the_prior() -> None:
         ({"count_prior_odds": [1.0, 0.1, 10]}, "count_prior_odds must be a number or"),
         ({"count_prior_odds": [[1.0, 0.1, 10, "linear"], [0.1, 0.0, 9, "step"]]}, "count_prior_odds must be above 0"),
         ({"image_size": (10, 10, 10)}, "image_size must be"),
-        ({"cell": "mlp", "mlp_hidden": ()}, "mlp_hidden"),
         ({"trim_threshold": 1.0}, "trim_threshold must be null or in"),
-        ({"where_kl_weight": "much"}, "the weight of kl_where"),
+        ({"term_weights": {"kl_where": "much"}}, "the weight of kl_where"),
+        ({"term_weights": {"kl_size": 1.0}}, "term_weights has 'kl_size'"),
+        ({"initial_biases": {"size": 1.0}}, "initial_biases has 'size'"),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
@@ -305,7 +306,8 @@ def test_images_of_another_size() -> None:
 
 def test_all_cells_and_sizes_make_scenes() -> None:
     for cls, cell, scales, channels in product((AIR, DAIR), ("lstm", "mlp"), (1, 2), (1, 3)):
-        model = cls(**{**SMALL, "image_size": (9, 14), "channels": channels}, cell=cell, num_scales=scales)
+        settings = {**SMALL, "image_size": (9, 14), "channels": channels, "num_scales": scales}
+        model = cls(**settings, cell=cell)
         image = torch.rand(2, channels, 9, 14)
         scene = model(image)
         scene.check(image)

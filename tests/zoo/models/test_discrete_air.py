@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,22 +10,15 @@ from contract import ModelContract, trainer
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 import zoo
-from metrics.category_correspondence import CategoryCorrespondence
 from zoo.models import DiscreteAIR
+from zoo.sharing.former import FormerRecordError, upgrade
+
+KEPT = Path(__file__).parents[1] / "sharing" / "kept"
 
 SMALL: dict[str, Any] = {
     "channels": 1, "image_size": 24, "num_categories": 3, "attribute_dim": 2, "patch_size": 8, "cell_hidden": 24,
     "where_hidden": [16], "encoder_hidden": [32], "template_hidden": [16], "attribute_hidden": [16],
     "scale_prior": [-0.7, 0.2], "count_prior_odds": [100.0, 0.01, 50, "exponential"], "lr": 2e-3,
-}  # fmt: skip
-# the cures of configs/recipes/discrete_air/multimnist.yaml, in as small a network as learns
-CURES: dict[str, Any] = {
-    "template_hidden": [], "template_gain": 10.0, "template_blob": 2.0, "template_noise": 0.5, "decoder_bias": 0.0,
-    "heat_map": True, "heat_channels": 16, "second_glimpse": True, "second_hidden": [32], "detach_canvas": True,
-    "blur_weight": [1.0, 0.0, 200, "linear"], "pose_kl_weight": [0.02, 1.0, 200, "linear"], "aspect_std": 0.15,
-    "uniform_category_steps": [60, 120], "attribute_steps": [200, 250], "balance_weight": 10.0,
-    "hard_presence_step": 250,
-    "temperature": [1.0, 0.5, 300, "linear"], "max_grad_norm": 10.0,
 }  # fmt: skip
 
 
@@ -34,19 +28,6 @@ class TestDiscreteAIR(ModelContract):
     model_class = DiscreteAIR
     settings: ClassVar = {**SMALL, "image_size": [48, 40], "trim_threshold": 0.1}
     sizes = ((48, 40),)
-
-
-class TestCuredDiscreteAIR(ModelContract):
-    model_class = DiscreteAIR
-    settings: ClassVar = {**SMALL, **CURES, "channels": 3, "image_size": [40, 48], "combination": "convolutional"}
-    sizes = ((40, 48),)
-
-
-class TestDiscreteAIRWithoutAttributes(ModelContract):
-    """As for Multi-Sprites."""
-
-    model_class = DiscreteAIR
-    settings: ClassVar = {**SMALL, **CURES, "image_size": 48, "attribute_dim": 0, "skew": False}
 
 
 def shapes(num_images: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -75,26 +56,6 @@ def fit(model: DiscreteAIR, scenes: dict[str, torch.Tensor], steps: int, folder:
     trainer(folder, max_steps=steps, enable_checkpointing=False).fit(model, loader)
 
 
-def test_it_learns_to_count_and_to_tell_shapes_apart(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    upright = {"num_categories": 2, "attribute_dim": 0, "rotation": False, "skew": False, "trim_threshold": 0.3}
-    model = DiscreteAIR(**{**SMALL, **CURES, **upright})
-    fit(model, shapes(512), 500, tmp_path)
-    held_out = shapes(256, seed=1)
-    scene = model.eval()(held_out["image"])
-    right = (scene.presence >= 0.5).sum(1) == held_out["valid"].sum(1)
-    assert right.float().mean() > 0.85
-    assert scene.category is not None
-    correspondence = CategoryCorrespondence(2, 2)
-    correspondence.update(scene.category.argmax(-1), scene.presence, held_out["labels"], held_out["valid"])
-    assert correspondence.compute() > 0.9  # chance: about 0.65
-    assert (scene.reconstruction - held_out["image"]).square().mean() < 0.1 * held_out["image"].square().mean()
-    # loaded again it draws with what it has learned to tell apart, though the new model has taken no step
-    zoo.save(model, tmp_path / "copy")
-    copy = zoo.load(tmp_path / "copy.safetensors")
-    torch.testing.assert_close(copy(held_out["image"]).reconstruction, scene.reconstruction)
-
-
 def test_the_papers_setting_learns_with_every_combination(tmp_path: Path) -> None:
     for combination in ("additive", "multiplicative", "convolutional"):
         torch.manual_seed(0)
@@ -109,7 +70,9 @@ def test_the_papers_setting_learns_with_every_combination(tmp_path: Path) -> Non
 def test_losses_add_up_to_the_negative_elbo_written_out() -> None:
     """One object: every term against torch.distributions, from the discrete samples that evaluation draws."""
     torch.manual_seed(0)
-    model = DiscreteAIR(**{**SMALL, "num_steps": 1, "count_prior_odds": 0.5, "presence_bias": 4.0}).eval()
+    model = DiscreteAIR(
+        **{**SMALL, "num_steps": 1, "count_prior_odds": 0.5, "initial_biases": {"presence": 4.0}}
+    ).eval()
     image = torch.rand(1, 1, 24, 24)
     torch.manual_seed(7)
     terms = model.losses({"image": image})
@@ -140,7 +103,7 @@ def test_losses_add_up_to_the_negative_elbo_written_out() -> None:
 
 def test_an_absent_object_is_neither_drawn_nor_paid_for() -> None:
     torch.manual_seed(0)
-    model = DiscreteAIR(**{**SMALL, "presence_bias": -30.0, "count_prior_odds": 1.0}).eval()
+    model = DiscreteAIR(**{**SMALL, "initial_biases": {"presence": -30.0}, "count_prior_odds": 1.0}).eval()
     terms = model.losses({"image": torch.rand(2, 1, 24, 24)})
     assert all(terms[name] == 0 for name in ("kl_scale", "kl_pose", "kl_category", "kl_attribute"))
     assert terms["kl_presence"].item() == pytest.approx(math.log(2), abs=1e-4)  # of the step that stops alone
@@ -148,72 +111,9 @@ def test_an_absent_object_is_neither_drawn_nor_paid_for() -> None:
     assert not scene.reconstruction.any()
 
 
-def test_training_terms_of_the_cures(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model = DiscreteAIR(**{**SMALL, **CURES, "blur_weight": 1.0})
-    batch = {"image": torch.rand(4, 1, 24, 24)}
-    torch.manual_seed(3)
-    terms = model.train().losses(batch)
-    torch.manual_seed(3)
-    q = model.infer(batch["image"], model.draw_noise(batch["image"]))
-    # blurred: 8x8 means at every 4 pixels, each standing for 16 pixels
-    error = (batch["image"] - q["canvas"])[:, 0]
-    corners = [(r, c) for r in range(0, 17, 4) for c in range(0, 17, 4)]
-    total = sum(error[b, r : r + 8, c : c + 8].mean() ** 2 for b in range(4) for r, c in corners)
-    torch.testing.assert_close(terms["blurred"], 16 * total / (2 * 0.3**2) / 4)
-    # balance: divergence of the mean category of all that is present, for each object
-    present = q["presence"][..., 0]
-    mean = (q["category_logits"].softmax(-1) * present[..., None]).sum((0, 1)) / present.sum()
-    divergence = kl_divergence(Categorical(mean), Categorical(torch.ones(3)))
-    torch.testing.assert_close(terms["balance"], divergence * present.sum() / 4)
-    ratio = q["z_where"][..., 0] - q["z_where"][..., 1]
-    torch.testing.assert_close(terms["aspect"], (present * (ratio / 0.15) ** 2 / 2).sum() / 4)
-    assert not {"blurred", "balance"} & set(model.eval().losses(batch))
-
-
-def test_categories_and_attributes_are_held_back() -> None:
-    model = DiscreteAIR(**{**SMALL, **CURES, "uniform_category_steps": [10, 20], "attribute_steps": [30, 30]})
-    batch = {"image": torch.rand(2, 1, 24, 24)}
-    for step, shares in ((0, [0, 0]), (10, [0, 0]), (15, [0.5, 0]), (20, [1, 0]), (29, [1, 0]), (31, [1, 1])):
-        model.steps_trained = step
-        model.train().losses(batch)
-        assert model.released.tolist() == shares
-    assert DiscreteAIR(**SMALL).released.tolist() == [1, 1]
-
-
-def test_hard_presence_draws_all_or_nothing_with_the_relaxed_gradient() -> None:
-    image = shapes(4)["image"]
-    soft, hard = (DiscreteAIR(**SMALL, hard_presence_step=step) for step in (None, 0))
-    hard.load_state_dict(soft.state_dict())
-    noise = soft.draw_noise(image)
-    for key in noise:
-        noise[key][:, 1:] = noise[key][:, :1]
-    relaxed, binary = soft.infer(image, noise)["presence"], hard.infer(image, noise)["presence"]
-    assert ((relaxed > 1e-3) & (relaxed < 1 - 1e-3)).any()
-    torch.testing.assert_close(binary, binary.round())
-    torch.testing.assert_close(binary[:, 0], relaxed[:, 0].round())
-    parameters = [p for n, p in hard.named_parameters() if n.startswith("locate")]
-    gradient = torch.autograd.grad(binary[:, 0].sum(), parameters)
-    expected = torch.autograd.grad(relaxed[:, 0].sum(), [p for n, p in soft.named_parameters() if "locate" in n])
-    for one, other in zip(gradient, expected, strict=True):
-        torch.testing.assert_close(one, other)
-    assert DiscreteAIR(**SMALL, hard_presence_step=5).infer(image, noise)["presence"].frac().any()  # not yet
-
-
-def test_no_gradient_flows_through_a_detached_canvas() -> None:
-    image = torch.rand(2, 1, 24, 24)
-    for detach in (False, True):
-        torch.manual_seed(0)
-        model = DiscreteAIR(**{**SMALL, "num_steps": 2, "detach_canvas": detach})
-        q = model.infer(image, None)
-        gradient = torch.autograd.grad(q["where_mean"][:, 1].sum(), model.decoder.parameters(), allow_unused=True)
-        latents_only = [g is None or not g.any() for g in gradient]
-        assert all(latents_only) == detach
-
-
 def test_composing_what_was_inferred_draws_it_again() -> None:
     torch.manual_seed(0)
-    model = DiscreteAIR(**{**SMALL, "presence_bias": 3.0, "trim_threshold": 0.1}).eval()
+    model = DiscreteAIR(**{**SMALL, "initial_biases": {"presence": 3.0}, "trim_threshold": 0.1}).eval()
     image = torch.rand(2, 1, 24, 24)
     q, scene = model.infer(image, None), model(image)
     categories = q["category"].argmax(-1)
@@ -225,7 +125,7 @@ def test_composing_what_was_inferred_draws_it_again() -> None:
 def test_composing_more_objects_than_there_are_steps_puts_them_where_told() -> None:
     """As in the paper's figure 6, on a canvas larger than any image seen."""
     torch.manual_seed(0)
-    model = DiscreteAIR(**{**SMALL, "num_steps": 2, "template_hidden": [], "decoder_bias": 0.0, "template_blob": 6.0})
+    model = DiscreteAIR(**{**SMALL, "num_steps": 2, "initial_biases": {"decoder": 6.0}})
     where = torch.tensor([[[8.0, 8, 10, 10], [50, 10, 14, 8], [20, 40, 10, 10], [52, 36, 12, 12]]])
     scene = model.compose(torch.tensor([[0, 1, 0, 2]]), None, where, (48, 64))
     scene.check(torch.empty(1, 1, 48, 64))
@@ -264,13 +164,6 @@ def test_generation_follows_the_prior() -> None:
     torch.testing.assert_close(scene.category.mean((0, 1)), torch.full((3,), 1 / 3), rtol=0, atol=0.03)
     side = scene.boxes[..., 2] - scene.boxes[..., 0]
     assert side.median().item() == pytest.approx(24 / (1 + math.exp(0.7)), rel=0.02)
-    # with a prior on their difference, the scales' density is N(x) N(y) exp(-(x - y)^2 / (2 aspect_std^2))
-    model = DiscreteAIR(**{**SMALL, "aspect_std": 0.1, "rotation": False, "skew": False})
-    boxes = model.generate(3000, generator=torch.Generator().manual_seed(0), count=3).boxes
-    x, y = torch.logit((boxes[..., 2:] - boxes[..., :2]) / 24).unbind(-1)
-    precision = torch.tensor([[1 / 0.2**2 + 1 / 0.1**2, -1 / 0.1**2], [-1 / 0.1**2, 1 / 0.2**2 + 1 / 0.1**2]])
-    covariance = torch.cov(torch.stack([x.flatten(), y.flatten()]))
-    torch.testing.assert_close(covariance, torch.linalg.inv(precision), rtol=0.06, atol=1e-3)
     crowd = model.generate(2, (30, 40), count=6)
     crowd.check(torch.empty(2, 1, 30, 40))
     assert crowd.presence.sum() == 12
@@ -279,7 +172,13 @@ def test_generation_follows_the_prior() -> None:
 def test_factors_of_the_attention_are_settings() -> None:
     for rotation in (False, True):
         for skew in (False, True):
-            model = DiscreteAIR(**{**SMALL, "rotation": rotation, "skew": skew, "second_glimpse": True})
+            model = DiscreteAIR(
+                **{
+                    **SMALL,
+                    "rotation": rotation,
+                    "skew": skew,
+                }
+            )
             z = torch.randn(2, 3, 4 + rotation + 2 * skew)
             place = model.place(z)
             assert bool(place[..., 4].any()) == rotation
@@ -290,23 +189,23 @@ def test_factors_of_the_attention_are_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_categories": 0}, "num_categories must be at least 1, got 0"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_categories": 0}, "num_categories must be above 0, got 0"),
+        ({"num_steps": 0}, "num_steps must be above 0, got 0"),
         ({"combination": "linear"}, "combination must be one of .*got 'linear'"),
         ({"temperature": 0.0}, "temperature must be above 0 from start to end, got 0.0"),
         ({"temperature": [1.0, 0.0, 100, "linear"]}, "temperature must be above 0 from start to end"),
         ({"temperature": [1.0, 0.5, 100]}, "temperature must be a number or"),
-        ({"presence_temperature": -1.0}, "presence_temperature must be above 0"),
         ({"attribute_dim": -1}, "attribute_dim must be at least 0"),
-        ({"channels": 2}, "channels must be 1 or 3"),
-        ({"image_size": 4}, "image_size must be 8 pixels or more"),
+        ({"channels": 2}, "channels must be one of .*got 2"),
+        ({"image_size": [40, 0]}, "image_size must be 1 or more pixels, or"),
         ({"scale_prior": [0.0, 0.0]}, r"scale_prior must be \[mean, std\]"),
-        ({"kernel_size": 2}, "kernel_size must be odd"),
-        ({"template_noise": 1.0}, "template_noise is for literal templates"),
-        ({"uniform_category_steps": [20, 10]}, "uniform_category_steps must be null or"),
-        ({"aspect_std": 0.0}, "aspect_std must be null or above 0"),
         ({"trim_threshold": 1.5}, "trim_threshold must be null or in"),
-        ({"balance_weight": "much"}, "balance_weight must be a number"),
+        ({"term_weights": {"kl_pose": "much"}}, "the weight of kl_pose must be a number"),
+        ({"term_weights": {"balance": 1.0}}, "term_weights has 'balance'; the loss terms are"),
+        (
+            {"initial_biases": {"scale": 1.0}},
+            "initial_biases has 'scale'; what can start at a value is",
+        ),
     ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
@@ -317,3 +216,26 @@ def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> No
 def test_images_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"image_size=\[24, 24\], got \[24, 28\].*model.init_args.image_size and data"):
         DiscreteAIR(**SMALL)(F.pad(torch.zeros(1, 1, 24, 24), (2, 2)))
+
+
+@pytest.mark.parametrize("name", ["discrete_air_format1", "discrete_air_recipe_format1"])
+def test_checkpoints_of_format_1_see_what_they_saw(name: str) -> None:
+    """As the paper's class, or as the recipe's where they have its additions; half let loose in the second."""
+    record = json.loads((KEPT / f"{name}.json").read_text())
+    assert (record["format_version"], record["class"]) == (1, "DiscreteAIR")
+    model = zoo.load(KEPT / f"{name}.safetensors")
+    assert type(model).__name__ == ("DiscreteAIRRecipe" if "recipe" in name else "DiscreteAIR")
+    y, x = torch.meshgrid(torch.arange(10.0), torch.arange(12.0), indexing="ij")
+    scene = model(((x * 0.37).sin() * (y * 0.23).cos() * 0.5 + 0.5)[None, None])
+    expected = json.loads((KEPT / f"{name}.expected.json").read_text())
+    for field in ("boxes", "presence", "what", "category"):
+        value = getattr(scene, field).flatten()
+        torch.testing.assert_close(value, torch.tensor(expected[field]), atol=1e-5, rtol=1e-5, msg=field)
+    assert scene.reconstruction.mean().item() == pytest.approx(expected["reconstruction_mean"], abs=1e-6)
+    assert (model.steps_trained, model.facts["metrics"]) == (12, {"ap50": 0.25})
+
+
+def test_what_no_class_does_any_more_is_named() -> None:
+    record = json.loads((KEPT / "discrete_air_format1.json").read_text())
+    with pytest.raises(FormerRecordError, match="DiscreteAIR has no hard_presence_step any more"):
+        upgrade({**record, "init_args": {**record["init_args"], "hard_presence_step": 100}})

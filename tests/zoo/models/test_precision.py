@@ -10,7 +10,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.amp import GradScaler
 
 from datamodules import MultiMNISTDataModule
-from zoo.models import AIR, DAIR, SPAIR, ASTSeg, ASTSegRecipe, BackgroundAE, DiscreteAIR, GMAIRRecipe, ObjectModel
+from zoo.models import AIR, DAIR, SPAIR, ASTSeg, ASTSegRecipe, BackgroundAE, DiscreteAIRRecipe, GMAIRRecipe, ObjectModel
 from zoo.models.base import RefusedError
 from zoo.scene import Scene
 
@@ -21,13 +21,13 @@ AST_LIKE = {
 }  # fmt: skip
 MODELS: dict[str, tuple[type[ObjectModel], dict[str, Any]]] = {
     "AIR": (AIR, {**AIR_LIKE, "gradient": "nvil"}),
-    "DAIR": (DAIR, {**AIR_LIKE, "cell": "mlp", "mlp_hidden": [8, 8]}),
-    "DiscreteAIR": (
-        DiscreteAIR,
+    "DAIR": (DAIR, {**AIR_LIKE, "cell": "mlp", "gradient": "concrete"}),
+    "DiscreteAIRRecipe": (
+        DiscreteAIRRecipe,
         {
             "image_size": 48, "cell_hidden": 16, "where_hidden": [8], "encoder_hidden": [8], "heat_map": True,
             "second_glimpse": True, "second_hidden": [8], "template_hidden": [8], "attribute_hidden": [8],
-            "combination": "convolutional", "blur_weight": 1.0, "balance_weight": 1.0,
+            "combination": "convolutional", "term_weights": {"blurred": 1.0, "balance": 1.0},
         },
     ),
     "SPAIR": (SPAIR, {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "background": "mlp"}),

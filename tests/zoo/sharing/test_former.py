@@ -13,7 +13,7 @@ TABLE = {
         removed={"wheels": (0, None)},
         additions={"blob": 0.0, "look": (0.1, 0.2)},
         recipe="FinderRecipe",
-        state={"lateral.": "lateral_networks.", "lateral.where.": "where."},
+        state={"lateral.": "lateral_networks.", "lateral.where.": "where.", "horn": None},
     )
 }
 
@@ -57,6 +57,6 @@ def test_today_s_records_and_others_classes_stay_as_they_are():
 
 
 def test_the_longest_beginning_of_a_weight_s_name_decides():
-    names = ["lateral.where.0.weight", "lateral.depth.0.weight", "lateralis", "encoder.weight"]
+    names = ["lateral.where.0.weight", "lateral.depth.0.weight", "lateralis", "encoder.weight", "horn"]
     today = upgrade_state("Finder", dict.fromkeys(names))
     assert list(today) == ["where.0.weight", "lateral_networks.depth.0.weight", "lateralis", "encoder.weight"]
