@@ -63,9 +63,8 @@ class Latents(TypedDict):
 class AIR(ObjectModel):
     """A recurrent network that attends to one object at a time and decides when to stop, the encoder of a VAE.
 
-    In nats per image, -ELBO = `reconstruction` + `kl_where` + `kl_what` + `kl_presence`. With `gradient: nvil` two
-    more terms train presence: `score_function`, whose value is always 0 and whose gradient is the estimator's, and
-    `baseline`, a squared error in (nats per pixel)^2, both in training only.
+    Loss terms are in nats per image; the plain sum of `elbo_terms` is -ELBO. With `gradient: nvil` two more train
+    presence: `score_function`, whose value is 0, and `baseline`, an error in (nats per pixel)^2; see `zoo.layers.nvil`.
 
     Args:
         channels: Image channels, 1 or 3.
@@ -86,8 +85,7 @@ class AIR(ObjectModel):
         shift_prior: Mean and std of the shifts before the tanh that makes them positions, the image's edges at -1, 1.
         residual_where: q(z_where) starts at its prior's mean, with std in units of the prior's.
         where_std: Initial std of q(z_where), in units of the prior's if it is residual.
-        what_std: Initial std of q(z_what): a small one makes appearance count from the start, and counts come right
-            several times sooner.
+        what_std: Initial std of q(z_what): with a small one counts come right several times sooner.
         initial_biases: `presence`, of its logit, 2 where not given: objects start on. `decoder`, of its last layer,
             before the sigmoid, -2: objects start faint, so that they do no harm before they are any good.
         gradient: How presence learns: "nvil", the score function with a learned baseline (Mnih and Gregor 2014),
@@ -96,11 +94,9 @@ class AIR(ObjectModel):
         baseline_lr: Adam's learning rate of the baseline.
         likelihood: "normal" with `likelihood_std`, or "bernoulli" on the canvas cut off at 1.
         likelihood_std: Standard deviation of the normal likelihood.
-        count_prior_odds: p / (1 - p), p the geometric prior's probability of one more object at each step. A start
-            far above 1 costs nothing while reconstruction is poor; an end far below 1 keeps empty slots off.
+        count_prior_odds: p / (1 - p), p the geometric prior's probability of one more object at each step.
         term_weights: Weights of loss terms by their names, where they are not 1.
-        trim_threshold: Null yields the attention boxes. A number in (0, 1) trims them to the texels that reach it
-            (GMAIR, section 4).
+        trim_threshold: Null yields the attention boxes; a number in (0, 1) trims them to the texels that reach it.
         lr: Adam's learning rate.
         max_grad_norm: Largest norm of the gradient.
     """
@@ -148,10 +144,8 @@ class AIR(ObjectModel):
         self.save_hyperparameters()
         ways = {"cell": ("lstm", "mlp"), "gradient": ("concrete", "nvil"), "likelihood": ("normal", "bernoulli")}
         settings.check_choices(self.hp, channels=(1, 3), num_scales=(1, 2), **ways)
-        settings.check_above_zero(
-            self.hp, "num_steps", "what_dim", "object_size", "cell_hidden", "where_std", "what_std"
-        )
-        settings.check_above_zero(self.hp, "temperature", "likelihood_std", "max_grad_norm")
+        settings.check_above_zero(self.hp, "num_steps", "what_dim", "object_size", "cell_hidden", "max_grad_norm")
+        settings.check_above_zero(self.hp, "where_std", "what_std", "temperature", "likelihood_std")
         settings.check_normals(self.hp, "scale_prior", "shift_prior")
         settings.check_shares(self.hp, "trim_threshold")
         self.weigh_terms(term_weights)
@@ -169,9 +163,8 @@ class AIR(ObjectModel):
         self.locate = mlp(cell_hidden, where_hidden, 2 * self.where_dim + 1)
         self.encoder = mlp(texels, encoder_hidden, 2 * what_dim)
         self.decoder = mlp(what_dim, decoder_hidden, texels)
-        self.baseline: Baseline | None = None
-        if gradient == "nvil" and not known_count:
-            self.baseline = Baseline(pixels, self.code_dim, cell_hidden)
+        learned = gradient == "nvil" and not known_count
+        self.baseline = Baseline(pixels, self.code_dim, cell_hidden) if learned else None
         places = {"presence": last_bias(self.locate)[-1], "decoder": last_bias(self.decoder)}
         self.start_biases({"presence": 2.0, "decoder": -2.0, **(initial_biases or {})}, places)
         prior = torch.tensor([scale_prior] * num_scales + [shift_prior] * 2)
@@ -241,12 +234,10 @@ class AIR(ObjectModel):
 
     def draw_noise(self, image: Tensor) -> dict[str, Tensor]:
         """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
-        B, N, device, dtype = image.shape[0], self.hp.num_steps, image.device, image.dtype
-        return {
-            "where": torch.randn(B, N, self.where_dim, device=device, dtype=dtype),
-            "what": torch.randn(B, N, self.hp.what_dim, device=device, dtype=dtype),
-            "presence": distributions.logistic_noise(B, N, 1, device=device, dtype=dtype),
-        }
+        B, N = len(image), self.hp.num_steps
+        like: dict[str, Any] = {"device": image.device, "dtype": image.dtype}
+        where, what = torch.randn(B, N, self.where_dim, **like), torch.randn(B, N, self.hp.what_dim, **like)
+        return {"where": where, "what": what, "presence": distributions.logistic_noise(B, N, 1, **like)}
 
     def boxes(self, z_where: Tensor) -> Tensor:
         """(..., scales + shift y, x) to (..., 4) boxes in pixels."""
@@ -257,8 +248,7 @@ class AIR(ObjectModel):
 
     def decode(self, z_what: Tensor) -> Tensor:
         """(..., what_dim) to objects (..., C, P, P) in (0, 1)."""
-        hp = self.hp
-        return self.decoder(z_what).sigmoid().unflatten(-1, (hp.channels, hp.object_size, hp.object_size))
+        return self.decoder(z_what).sigmoid().unflatten(-1, (self.hp.channels, *[self.hp.object_size] * 2))
 
     def draw(self, patches: Tensor, boxes: Tensor, presence: Tensor) -> Tensor:
         """Add up objects (B, N, C, P, P), as far as they are present, (B, N, 1), in boxes (B, N, 4)."""
@@ -268,27 +258,22 @@ class AIR(ObjectModel):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of the negative ELBO, and those that train presence by NVIL; see the class."""
-        hp = self.hp
-        image = batch["image"]
-        count = self._count(batch)
+        hp, image, count = self.hp, batch["image"], self._count(batch)
         q = self.infer(image, self.draw_noise(image), count)
         if hp.likelihood == "bernoulli":
             log_likelihood = distributions.bernoulli_log_likelihood(image, q["canvas"].clamp(max=1))
         else:
             log_likelihood = distributions.normal_log_likelihood(image, q["canvas"], hp.likelihood_std)
         presence = q["presence"][..., 0]
-        costs = {  # (B, N)
-            "kl_where": presence
-            * distributions.kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1)).sum(-1),
-            "kl_what": presence * distributions.kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0).sum(-1),
-        }
+        where = distributions.kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1))
+        what = distributions.kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0)
+        costs = {"kl_where": presence * where.sum(-1), "kl_what": presence * what.sum(-1)}  # (B, N)
         if count is None:
             prior_logit = image.new_tensor(self.scheduled("count_prior_odds")).log()
             before = F.pad(presence, (1, 0), value=1.0)[:, :-1]  # the step that stops is the last one paid for
             costs["kl_presence"] = before * distributions.kl_bernoulli(q["presence_logit"][..., 0], prior_logit)
         reconstruction = -log_likelihood.flatten(1).sum(1)
-        terms = {"reconstruction": reconstruction.mean()}
-        terms |= {name: cost.sum(1).mean() for name, cost in costs.items()}
+        terms = {"reconstruction": reconstruction.mean(), **{name: kl.sum(1).mean() for name, kl in costs.items()}}
         if self.baseline is not None and self.training:
             terms |= self._nvil(q, before, reconstruction, costs)
         return terms
@@ -303,8 +288,8 @@ class AIR(ObjectModel):
         paid = torch.stack([weight[name] * cost for name, cost in costs.items()]).sum(0)
         to_go = paid.flip(1).cumsum(1).flip(1) - weight["kl_presence"] * costs["kl_presence"]
         drawn = (q["baseline"][..., 0], q["presence_logit"][..., 0], q["presence"][..., 0], before)
-        terms = score_function(reconstruction[:, None] + to_go, *drawn, unit=q["canvas"][0].numel())
-        return dict(zip(self.training_terms, terms, strict=True))
+        surrogate, error = score_function(reconstruction[:, None] + to_go, *drawn, unit=q["canvas"][0].numel())
+        return {"score_function": surrogate, "baseline": error}
 
     def parameter_groups(self) -> Iterable[Any]:
         """The baseline learns at its own rate."""
@@ -317,16 +302,11 @@ class AIR(ObjectModel):
     # use
 
     def forward(self, image: Tensor, count: Tensor | None = None) -> Scene:
-        """Find the objects of (B, C, H, W) images in [0, 1]; slots are steps, in the order in which they are taken.
-
-        Presence is the probability of not having stopped; objects are drawn where it is at least 0.5.
+        """Find objects; slots are steps, presence the probability of not having stopped, drawn from 0.5 on.
 
         Args:
-            image: (B, C, H, W), of `image_size`.
-            count: (B,) number of objects, with `known_count`; None: `num_steps` in each image.
-
-        Raises:
-            ValueError: The images' size is another, or a count is given to a model that infers it.
+            image: (B, C, H, W) in [0, 1], of `image_size`.
+            count: (B,) number of objects, for models with `known_count` only; None: `num_steps` in each image.
         """
         if self.hp.known_count and count is None:
             count = torch.full((image.shape[0],), self.hp.num_steps, device=image.device)
@@ -377,7 +357,7 @@ class AIR(ObjectModel):
         generator: torch.Generator | None = None,
         count: int | None = None,
     ) -> Scene:
-        """Draw scenes from the prior: a count, then where and what of each object.
+        """Draw scenes from the prior: a count, then where and what of each object; presence is 0 or 1.
 
         Args:
             num_images: How many.
@@ -385,12 +365,8 @@ class AIR(ObjectModel):
             generator: A CPU generator, for repeatable scenes.
             count: Objects in each image, any number; None: drawn from the prior as the schedule has it (which favours
                 empty images, as it has to outweigh many pixels), or `num_steps` with `known_count`.
-
-        Returns:
-            A `Scene` whose presence is 0 or 1.
         """
-        hp = self.hp
-        slots = hp.num_steps if count is None else count
+        hp, slots = self.hp, self.hp.num_steps if count is None else count
         if count is None and not hp.known_count:
             odds = self.scheduled("count_prior_odds")
             more = torch.rand(num_images, slots, 1, generator=generator) < odds / (1 + odds)

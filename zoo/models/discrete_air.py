@@ -13,10 +13,9 @@ had: where the paper is silent, defaults are those of AIR's programs. Difference
 - "T_r and T_k combined as one" (section 4.2) is taken to be their product in equation 6.
 - Scales go through a sigmoid and the mean of shifts through a tanh; angles and shears are in units of their priors'
   stds. Sizes of networks, priors, temperatures, the likelihood and its std are ours or AIR's programs'.
-- Gradients are clipped at a norm of 1.
 - As in AIR's programs, which found that this keeps objects from going off at once: q(z_where) and q(z_attr) start with
   small stds, presence and templates with the `initial_biases` 2 and -2, and `count_prior_odds` go from high to low.
-- `trim_threshold`, off, is GMAIR's.
+- Gradients are clipped at a norm of 1; `trim_threshold`, off, is GMAIR's.
 
 Trained so, places are found but categories often stay at chance; what makes them meaningful is no part of the paper
 and stands in `zoo.models.discrete_air_recipe`.
@@ -82,8 +81,7 @@ class DiscreteAIR(ObjectModel):
         cell_hidden: Width of the LSTM.
         where_hidden: Hidden layers from the LSTM to z_where and z_pres.
         encoder_hidden: Hidden layers from glimpse to z_cat and z_attr.
-        template_hidden: Hidden layers of f_t. With none, templates are literal: a learned image for each category, and
-            one that they share.
+        template_hidden: Hidden layers of f_t; with none it is an image for each category, and one that they share.
         attribute_hidden: Hidden layers of f_a.
         scale_prior: Mean and std of the scales, before the sigmoid that makes them fractions of the image's shorter
             side; q(z_where) starts at this mean.
@@ -161,8 +159,8 @@ class DiscreteAIR(ObjectModel):
 
     def build_search(self) -> None:
         """The networks that find a place: `cell`, and `locate` from its output to z_where and z_pres."""
-        hp = self.hp
-        self.cell = ImageLSTM(hp.channels * self.size_hw[0] * self.size_hw[1], self.code_dim, hp.cell_hidden)
+        hp, (H, W) = self.hp, self.size_hw
+        self.cell = ImageLSTM(hp.channels * H * W, self.code_dim, hp.cell_hidden)
         self.locate = mlp(hp.cell_hidden, hp.where_hidden, 2 * len(self.where_prior) + 1)
 
     # inference: section 3.3
@@ -372,9 +370,7 @@ class DiscreteAIR(ObjectModel):
         generator: torch.Generator | None = None,
         count: int | None = None,
     ) -> Scene:
-        """Draw scenes from the prior: a count, then category, attributes and place of each object (section 3.2).
-
-        The scene's presence is 0 or 1.
+        """Draw scenes from the prior: a count, then category, attributes and place of each object; presence is 0 or 1.
 
         Args:
             num_images: How many.
