@@ -12,6 +12,7 @@ from PIL import Image
 import zoo
 from zoo import registry
 from zoo.commands import cli, curriculum, publish
+from zoo.results import ablations
 from zoo.results import table as results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,3 +132,9 @@ def test_the_runs_are_the_recorded_ones() -> None:
     shown = re.search(r"<!-- runs -->\n(.*?)<!-- end of runs -->", README, re.DOTALL)
     assert shown
     assert shown[1].strip() == results.table()
+
+
+def test_the_worth_of_additions_is_the_recorded_one() -> None:
+    shown = re.search(r"<!-- ablations -->\n(.*?)<!-- end of ablations -->", README, re.DOTALL)
+    assert shown
+    assert shown[1].strip() == ablations.table()
