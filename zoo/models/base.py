@@ -1,10 +1,11 @@
 """What every model of the zoo is: named loss terms for training, a `Scene` for everything else."""
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -57,10 +58,22 @@ def in_working_precision(method: _Method) -> _Method:
     return run  # type: ignore[return-value]
 
 
+def _signature(kind: type) -> inspect.Signature:
+    """Of a constructor, with the parameters of the model above it in place of `**paper`, which goes there."""
+    own = [*inspect.signature(vars(kind)["__init__"]).parameters.values()][1:]
+    above = getattr(super(kind, kind), "__signature__", None)
+    if above is not None and own and own[-1].kind == inspect.Parameter.VAR_KEYWORD:
+        names = {parameter.name for parameter in own}
+        own = [*own[:-1], *(parameter for name, parameter in above.parameters.items() if name not in names)]
+    return inspect.Signature(own)
+
+
 class ObjectModel(LightningModule):
     """A model of the zoo: owns the steps, the optimiser, and the logging of loss terms and schedules.
 
-    A subclass takes flat hyperparameters by keyword, calls `self.save_hyperparameters()`, and defines
+    A subclass takes flat hyperparameters by keyword, calls `self.save_hyperparameters()`, and defines the methods
+    below. A subclass of that one takes its own hyperparameters and `**paper`, all others, which it hands to the
+    constructor above: what is saved there and the signature have them all.
 
     - `losses(batch)`: named terms, scalars in nats per image, whose sum, weighted by `self.term_weights`, is minimised;
     - `forward(image)`: a deterministic `Scene`;
@@ -86,10 +99,13 @@ class ObjectModel(LightningModule):
     training_terms: tuple[str, ...] = ()
     adam: dict[str, Any] = {}
     step: Tensor
+    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have `forward` and `generate` take images and weights of any precision."""
+        """Have `forward` and `generate` take any precision, and the signature name all hyperparameters."""
         super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__signature__ = _signature(cls)
         for name in ("forward", "generate"):
             if name in vars(cls):
                 setattr(cls, name, in_working_precision(vars(cls)[name]))
