@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "encoder_hidden": [8], "decoder_hidden": [8],
     },
     "SPAIR": {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
+    "SPAIRRecipe": {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
 }  # fmt: skip
 SMALL["DAIR"] = SMALL["AIR"]
 # few scenes, from what is at hand
