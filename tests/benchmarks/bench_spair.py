@@ -1,6 +1,6 @@
 """One training step of SPAIR: forward, losses, backward, clipping, Adam; against the straightforward form.
 
-python tests/benchmarks/bench_spair.py [--device cuda] [--threads 1] [--repeats 3] [--renderer exact]
+python tests/benchmarks/bench_spair.py [--device cuda] [--threads 1] [--repeats 3]
 
 Straightforward is the same model and weights, cells encoded one by one in raster order, and every object drawn onto a
 canvas of the image's size by `grid_sample`. Both yield the same loss; that is checked first. Times are medians, both
@@ -40,11 +40,11 @@ def straightforward_form() -> AbstractContextManager[object]:
 
 
 def make_step(
-    network: str, pixels: int, batch: int, renderer: str, device: str
+    network: str, pixels: int, batch: int, device: str
 ) -> Callable[[Callable[[], AbstractContextManager[object]]], torch.Tensor]:
     """A training step of a fresh model on random images, in a given form; yields the loss."""
     torch.manual_seed(0)
-    model = SPAIR(**NETWORKS[network], renderer=renderer).to(device)
+    model = SPAIR(**NETWORKS[network]).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     image = torch.rand(batch, model.hparams.channels, pixels, pixels).to(device)
 
@@ -66,15 +66,14 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--renderer", choices=("exact", "premultiplied"), default="exact")
     parser.add_argument("--memory-of", nargs=3, metavar=("FORM", "NETWORK", "PIXELS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     forms = {"zoo": nullcontext, "straight": straightforward_form}
     if args.memory_of:
         form, network, pixels = args.memory_of
-        step = make_step(network, int(pixels), SIZES[int(pixels)], args.renderer, args.device)
-        make_step(network, 24, 1, args.renderer, args.device)(forms[form])  # libraries load on the first call
+        step = make_step(network, int(pixels), SIZES[int(pixels)], args.device)
+        make_step(network, 24, 1, args.device)(forms[form])  # libraries load on the first call
         print(timing.peak_extra_mib(lambda: step(forms[form]), args.device))
         return
 
@@ -83,7 +82,7 @@ def main() -> None:
         for pixels, batch in SIZES.items():
             losses = []
             for form in forms.values():
-                step = make_step(network, pixels, batch, args.renderer, args.device)
+                step = make_step(network, pixels, batch, args.device)
                 torch.manual_seed(1)
                 losses.append(step(form))
             torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)

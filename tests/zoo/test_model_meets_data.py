@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "encoder_hidden": [8], "decoder_channels": [8, 8, 8, 8], "glimpse_size": 8,
     },
     "SPAIR": {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
+    "SPAIRRecipe": {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 4},
 }  # fmt: skip
 SMALL["DAIR"] = SMALL["AIR"]
 SMALL |= {name: SMALL[name.removesuffix("Recipe")] for name in registry.models() if name.endswith("Recipe")}

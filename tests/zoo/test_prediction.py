@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {"backbone_channels": 8, "encoder_hidden": [16], "decode
 @pytest.fixture
 def model() -> SPAIR:
     torch.manual_seed(0)
-    return SPAIR(channels=1, presence_bias=0.0, **SMALL)
+    return SPAIR(channels=1, **SMALL)
 
 
 def test_it_sees_what_forward_sees_whatever_images_come_as(model: SPAIR, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Former:
 
 _GMAIR_LATENTS = ("presence", "where", "depth", "category", "what")
 _GMAIR_AGREEMENT = ("consistency", "balance")
+_SPAIR_PARTS, _SPAIR_BIASES = ("position", "size", "depth", "what", "presence"), ("where_std", "size", "presence")
 _AIR = Former(
     renamed={
         "presence_bias": "initial_biases.presence",
@@ -81,7 +82,39 @@ FORMER: dict[str, Former] = {
         recipe="ASTSegRecipe",
     ),
     "BackgroundAE": Former(additions={"target_blur": 0.0}, recipe="BackgroundAERecipe"),
-    "SPAIR": Former(added={"color_edge": "zeros"}),
+    "SPAIR": Former(
+        added={"color_edge": "zeros"},
+        renamed={
+            **{f"{part}_kl_weight": f"term_weights.kl_{part}" for part in _SPAIR_PARTS},
+            **{f"{place}_bias": f"initial_biases.{place}" for place in _SPAIR_BIASES},
+        },
+        standard={
+            **{f"{part}_kl_weight": 1.0 for part in _SPAIR_PARTS},
+            **{f"{place}_bias": 0.0 for place in _SPAIR_BIASES},
+        },
+        removed={
+            "background_color": (None,),
+            "bf16_backbone": (False, True),
+            "glimpse_padding": ("zeros",),
+            "passthrough": (0,),
+            "renderer": ("exact",),
+            "round_presence": (True,),
+            "sample_outside_training": (False,),
+        },
+        additions={
+            "center_bias": 0.0,
+            "center_blob": 0.0,
+            "importance_floor": 0.0,
+            "likelihood": "bernoulli",
+            "likelihood_std": 0.2,
+            "training_wheels": 0,
+            "trim_threshold": None,
+            **{f"{part}_kl_weight": 1.0 for part in _SPAIR_PARTS},
+            **{f"{place}_bias": 0.0 for place in _SPAIR_BIASES},
+        },
+        recipe="SPAIRRecipe",
+        state={"lateral.where.": "lateral."},
+    ),
     "GMAIR": Former(
         added={"color_edge": "zeros"},
         renamed={

@@ -12,7 +12,7 @@ from PIL import Image
 
 from zoo.callbacks import ClusterPictures
 from zoo.downstream.embedding import read_curves
-from zoo.models import SPAIR, DiscreteAIR
+from zoo.models import SPAIR, DiscreteAIR, SPAIRRecipe
 
 TINY: dict[str, Any] = {"image_size": 48, "num_steps": 2, "num_categories": 3, "cell_hidden": 8, "patch_size": 8}
 SLOTS = {"channels": 1, "backbone_channels": 4, "encoder_hidden": [8], "decoder_hidden": [8], "what_dim": 3}
@@ -50,7 +50,7 @@ def test_training_leaves_its_sheets(tmp_path: Path, uci_data: Any) -> None:
     data = uci_data(channels=1, num_val=12, eval_batch_size=5)
     for model, callback in (
         (DiscreteAIR(**TINY, initial_biases={"presence": 9.0}), ClusterPictures(num_points=10)),
-        (SPAIR(**SLOTS, presence_bias=9.0), ClusterPictures(num_clusters=2, num_scenes=7)),
+        (SPAIRRecipe(**SLOTS, initial_biases={"presence": 9.0}), ClusterPictures(num_clusters=2, num_scenes=7)),
     ):
         trainer = fit(tmp_path / type(model).__name__, model, data, callback, 2)
         assert model.training == trainer.model.training
@@ -82,7 +82,13 @@ def test_curves_go_on_where_a_run_does(tmp_path: Path, uci_data: Any) -> None:
 
 def test_what_cannot_be_drawn_does_not_end_the_run(tmp_path: Path, uci_data: Any) -> None:
     with pytest.warns(UserWarning, match=r"no embedding\.png: 0 objects were found.*train"):
-        trainer = fit(tmp_path, SPAIR(**SLOTS, presence_bias=-9.0), uci_data(channels=1), ClusterPictures(), 1)
+        trainer = fit(
+            tmp_path,
+            SPAIRRecipe(**SLOTS, initial_biases={"presence": -9.0}),
+            uci_data(channels=1),
+            ClusterPictures(),
+            1,
+        )
     assert trainer.global_step == 1
     assert {path.name for path in Path(str(trainer.log_dir), "pictures").iterdir()} == {"curves.png"}
 

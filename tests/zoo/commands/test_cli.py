@@ -169,7 +169,7 @@ def test_every_configuration_trains_and_says_what_it_is(config: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.init_args.presens_bias=3"], "SPAIR has no parameter 'presens_bias', did you mean 'presence_bias'"),
+        (["--model.init_args.centre_bias=3"], "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'"),
         (["--trainer.maxsteps=3"], "no option --trainer.maxsteps, did you mean --trainer.max_steps"),
         (["--data.init_args.digitsize=14"], "no parameter 'digitsize', did you mean 'digit_size'"),
         (["--model=SPIAR"], "no model 'SPIAR', did you mean 'SPAIR'"),

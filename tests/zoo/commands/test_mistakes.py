@@ -45,10 +45,10 @@ MISTAKES = [
     ([*FIT, "extra"], "'extra' belongs to no option"),
     # parameters and their owners
     (
-        [*FIT, "--model.init_args.presens_bias=3"],
-        "SPAIR has no parameter 'presens_bias', did you mean 'presence_bias'?",
+        [*FIT, "--model.init_args.centre_bias=3"],
+        "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'?",
     ),
-    ([*FIT, "--model.presens_bias=3"], "SPAIR has no parameter 'presens_bias', did you mean 'presence_bias'?"),
+    ([*FIT, "--model.centre_bias=3"], "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'?"),
     ([*FIT, "--model.init_args.learning_rate=1"], "SPAIR has no parameter 'learning_rate', did you mean 'lr'?"),
     (
         [*FIT, "--data.init_args.digitsize=14"],
@@ -133,7 +133,7 @@ MISTAKES = [
         [*GO_ON, "--model.what_dim=7"],
         "what_dim is 7 here, 50 there; leave these out, or train anew",
     ),
-    ([*GO_ON, "--model.presens_bias=7"], "SPAIR has no parameter 'presens_bias', did you mean 'presence_bias'?"),
+    ([*GO_ON, "--model.centre_bias=7"], "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'?"),
     ([*GO_ON, "--data.foo=7"], "MultiMNISTDataModule has no parameter 'foo'"),
     (["test", "--ckpt_path=trained", "--trainer.max_step=3"], "did you mean --trainer.max_steps?"),
     # folders of images

@@ -12,7 +12,7 @@ from PIL import Image
 import zoo
 from zoo import __main__ as command_line
 from zoo.commands import show
-from zoo.models import SPAIR, ObjectModel
+from zoo.models import SPAIR, ObjectModel, SPAIRRecipe
 from zoo.pictures import draw as pictures
 from zoo.scene import Scene
 
@@ -105,7 +105,7 @@ def test_a_checkpoint_is_shown_on_its_own_data_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uci_data: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model, data = SPAIR(channels=1, backbone_channels=4, presence_bias=3.0), uci_data()
+    model, data = SPAIRRecipe(channels=1, backbone_channels=4, initial_biases={"presence": 3.0}), uci_data()
     model.data_record = {"class": type(data).__name__, "name": data.name, "init_args": dict(data.hparams)}
     zoo.save(model, "mine")
     monkeypatch.setattr(

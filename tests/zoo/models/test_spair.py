@@ -3,7 +3,8 @@ import torch
 from contract import ModelContract, trainer
 
 from zoo.layers.distributions import kl_normal
-from zoo.models import SPAIR
+from zoo.models import SPAIR, SPAIRRecipe
+from zoo.models.spair import Objects
 
 SMALL = {
     "channels": 1,
@@ -26,15 +27,12 @@ LEARNS = {
     "alpha_logit_bias": 0.0,
     "center_bias": 6.0,
     "center_blob": 3.0,
-    "where_std_bias": -3.0,
-    "size_bias": -0.7,
+    "initial_biases": {"where_std": -3.0, "size": -0.7, "presence": 3.0},
     "size_prior": [-0.9, 0.25],
-    "presence_bias": 3.0,
     "training_wheels": 20,
     "importance_floor": 0.0025,
     "likelihood": "normal",
-    "position_kl_weight": [0.02, 1.0, 1500, "linear"],
-    "what_kl_weight": [0.08, 4.0, 1500, "linear"],
+    "term_weights": {"kl_position": [0.02, 1.0, 1500, "linear"], "kl_what": [0.08, 4.0, 1500, "linear"]},
     "trim_threshold": 0.1,
     "lr": 2e-3,
 }
@@ -46,19 +44,15 @@ class TestSPAIR(ModelContract):
     sizes = ((48, 48), (84, 84), (50, 33))
 
 
-class TestChainedSPAIR(TestSPAIR):
-    """The code's order: where, what, depth, presence; an image's own background; the fast renderer."""
+class TestFarSeeingSPAIR(TestSPAIR):
+    """An image's own background, two cells of lateral connections, and wider kernels."""
 
-    settings = {
-        **SMALL,
-        "channels": 3,
-        "passthrough": 10,
-        "background": "mlp",
-        "renderer": "premultiplied",
-        "glimpse_padding": "border",
-        "trim_threshold": 0.1,
-        "lookback": 2,
-    }
+    settings = {**SMALL, "channels": 3, "background": "mlp", "lookback": 2, "backbone_kernel": 2}
+
+
+class TestSPAIRRecipe(TestSPAIR):
+    model_class = SPAIRRecipe
+    settings = {**SMALL, **{name: value for name, value in LEARNS.items() if name not in (*SMALL, "training_wheels")}}
 
 
 def test_defaults_are_the_papers() -> None:
@@ -76,55 +70,66 @@ def test_defaults_are_the_papers() -> None:
     assert 0.98 < s[2] < 0.99
 
 
-def test_parameter_count_of_the_codes_networks() -> None:
-    # backbone 576,740; where 53,508; depth 68,302; presence 58,201; encoder 458,596; decoder 546,832; edge 56
-    model = SPAIR(passthrough=100)
-    assert sum(p.numel() for p in model.parameters()) == 1_762_235
+def test_parameter_count_of_the_codes_networks_that_the_paper_has_too() -> None:
+    model = SPAIR()
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert (count["backbone"], count["encoder"], count["decoder"], model.edge.numel()) == (
+        576_740,
+        458_596,
+        546_832,
+        56,
+    )
+
+
+def test_without_its_additions_the_recipe_is_the_paper() -> None:
+    image = torch.rand(2, 1, 48, 48)
+    totals = []
+    for kind in (SPAIR, SPAIRRecipe):
+        torch.manual_seed(0)
+        model = kind(**SMALL).train()
+        totals.append(torch.stack(list(model.losses({"image": image}).values())))
+    assert torch.equal(*totals)
 
 
 def test_losses_add_up_to_the_negative_elbo_written_out_for_one_object() -> None:
     """On a grid of one cell every term can be written down by hand."""
     torch.manual_seed(0)
-    model = SPAIR(**{**SMALL, "likelihood": "normal", "likelihood_std": 0.3, "count_prior_odds": 0.5}).train()
+    model = SPAIRRecipe(**{**SMALL, "likelihood": "normal", "likelihood_std": 0.3, "count_prior_odds": 0.5}).train()
     image = torch.rand(1, 1, 12, 12)
     torch.manual_seed(7)
     terms = model.losses({"image": image})
     torch.manual_seed(7)
     q = model.infer(image, model.draw_noise(image, sample=True))
-    drawn = model.render(q, torch.zeros_like(image))[0]
+    drawn = model.render(q.objects, *model.decode(q.z_what), torch.zeros_like(image))
     log_likelihood = torch.distributions.Normal(drawn, 0.3).log_prob(image).sum()
     torch.testing.assert_close(terms["reconstruction"], -log_likelihood)
     # one cell, p(C) proportional to (1 - s)^C with (1 - s) / s = 0.5, so 1 - s = 1 / 3: p(z = 1) = (1/3) / (1 + 1/3)
     prior = torch.distributions.Bernoulli(torch.tensor(0.25))
-    posterior = torch.distributions.Bernoulli(logits=q["presence_logit"].squeeze())
+    posterior = torch.distributions.Bernoulli(logits=q.presence_logit.squeeze())
     torch.testing.assert_close(terms["kl_presence"], torch.distributions.kl_divergence(posterior, prior))
-    presence = q["presence"].squeeze()
-    what = kl_normal(q["what_mean"], q["what_std"], 0.0, 1.0).sum()
+    presence = q.presence.squeeze()
+    what = kl_normal(q.what_mean, q.what_std, 0.0, 1.0).sum()
     torch.testing.assert_close(terms["kl_what"], presence * what)
-    size = kl_normal(q["where_mean"][..., 2:], q["where_std"][..., 2:], -2.2, 0.5).sum()
+    size = kl_normal(q.where_mean[..., 2:], q.where_std[..., 2:], -2.2, 0.5).sum()
     torch.testing.assert_close(terms["kl_size"], presence * size)
 
 
 def test_lower_depth_is_in_front() -> None:
     model = SPAIR(**SMALL).eval()
-    colors = torch.tensor([0.2, 0.9])
-
-    def decode(z_what: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return colors.view(1, 2, 1, 1, 1).expand(1, 2, 1, 14, 14), torch.ones(1, 2, 14, 14)
-
-    model.decode = decode
-    latents = {
-        "z_what": torch.zeros(1, 2, 8),
-        "z_depth": torch.tensor([[[8.0], [-8.0]]]),
-        "presence": torch.ones(1, 2, 1),
-        "boxes": torch.tensor([[[4.0, 4.0, 40.0, 40.0]] * 2]),
-    }
-    drawn = model.render(latents, torch.zeros(1, 1, 48, 48))[0]
+    colors = torch.tensor([0.2, 0.9]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 14, 14)
+    objects = Objects(
+        boxes=torch.tensor([[[4.0, 4.0, 40.0, 40.0]] * 2]),
+        presence=torch.ones(1, 2, 1),
+        probability=torch.ones(1, 2, 1),
+        depth=torch.tensor([[[8.0], [-8.0]]]),
+        what=torch.zeros(1, 2, 8),
+    )
+    drawn = model.render(objects, colors, torch.ones(1, 2, 14, 14), torch.zeros(1, 1, 48, 48))
     assert abs(drawn[0, 0, 24, 24] - 0.9) < 1e-3
 
 
 def test_training_wheels_keep_where_depth_and_presence_from_learning() -> None:
-    model = SPAIR(**{**SMALL, "training_wheels": 5}).train()
+    model = SPAIRRecipe(**{**SMALL, "training_wheels": 5}).train()
     image = torch.rand(2, 1, 48, 48)
     torch.manual_seed(0)
     sum(model.losses({"image": image}).values()).backward()
@@ -154,27 +159,18 @@ def test_generate_draws_as_many_objects_as_asked_for() -> None:
 
 def test_trimmed_boxes_lie_in_the_attention_boxes() -> None:
     torch.manual_seed(0)
-    scene = SPAIR(**{**SMALL, "trim_threshold": 0.3}).eval()(torch.rand(2, 1, 48, 48))
+    scene = SPAIRRecipe(**{**SMALL, "trim_threshold": 0.3}).eval()(torch.rand(2, 1, 48, 48))
     slack = 1e-4
     assert (scene.boxes[..., :2] >= scene.attention_boxes[..., :2] - slack).all()
     assert (scene.boxes[..., 2:] <= scene.attention_boxes[..., 2:] + slack).all()
 
 
-def test_bf16_backbone_changes_little() -> None:
-    torch.manual_seed(0)
-    exact = SPAIR(**SMALL).eval()
-    half = SPAIR(**{**SMALL, "bf16_backbone": True}).eval()
-    half.load_state_dict(exact.state_dict())
-    image = torch.rand(2, 1, 48, 48)
-    torch.testing.assert_close(half(image).reconstruction, exact(image).reconstruction, rtol=0, atol=0.02)
-
-
-@pytest.mark.parametrize("kind", ["mode", "learned", "fixed"])
+@pytest.mark.parametrize("kind", ["mode", "learned"])
 def test_backgrounds_come_to_the_colour_of_the_scenes(kind: str, tmp_path, uci_data) -> None:
     torch.manual_seed(0)
     blue = [0.0, 51 / 255, 204 / 255]
-    settings = {**SMALL, "channels": 3, "background": kind, "background_color": blue if kind == "fixed" else None}
-    model = SPAIR(**{**settings, "presence_bias": -4.0, "lr": 3e-2})
+    settings = {**SMALL, "channels": 3, "background": kind, "lr": 3e-2}
+    model = SPAIRRecipe(**settings, initial_biases={"presence": -4.0})
     data = uci_data(channels=3, background_color=blue, num_digits=1)
     trainer(tmp_path, max_steps=30, limit_val_batches=0, enable_checkpointing=False).fit(model, data)
     color = model.background(torch.zeros(1, 3, 1, 1)).flatten()
@@ -211,14 +207,16 @@ def test_scenes_of_an_mlps_background_have_colours_of_their_own_or_those_asked_f
         ({"channels": 2}, "channels must be one of"),
         ({"cell_size": 10}, "cell_size=10"),
         ({"backbone_strides": [6, 2]}, "strides must be between"),
-        ({"renderer": "fast"}, "renderer must be one of"),
         ({"background": "sky"}, "background must be one of"),
-        ({"background_color": [1.0]}, "background: fixed"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"size_prior": [0.0, 0.0]}, "size_prior must be"),
         ({"trim_threshold": 2.0}, "trim_threshold must be"),
         ({"lr": [1e-3, 1e-4, 100, "wavy"]}, "lr must be a number or .*wavy"),
-        ({"what_kl_weight": "big"}, "the weight of kl_what"),
+        ({"term_weights": {"kl_what": "big"}}, "the weight of kl_what"),
+        ({"term_weights": {"kl_where": 2.0}}, "term_weights has 'kl_where'"),
+        ({"initial_biases": {"depth": 2.0}}, "initial_biases has 'depth'"),
+        ({"likelihood": "laplace"}, "likelihood must be one of"),
+        ({"likelihood_std": 0.0}, "likelihood_std must be above 0"),
         ({"lookback": 3}, "lookback must be one of"),
         ({"color_edge": "reflect"}, "color_edge must be one of"),
         ({"count_prior_odds": 0.0}, "count_prior_odds must be above 0 from start to end, got 0.0"),
@@ -230,7 +228,7 @@ def test_scenes_of_an_mlps_background_have_colours_of_their_own_or_those_asked_f
 )
 def test_settings_that_cannot_work_are_refused(setting, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SPAIR(**{**SMALL, **setting})
+        SPAIRRecipe(**{**SMALL, **setting})
 
 
 def test_images_smaller_than_a_cell_are_refused() -> None:
@@ -241,7 +239,7 @@ def test_images_smaller_than_a_cell_are_refused() -> None:
 def test_it_learns_to_find_digits(tmp_path, uci_data) -> None:
     """In seconds, without a box ever shown: the loss falls and average precision rises from nothing."""
     torch.manual_seed(0)
-    model = SPAIR(**LEARNS)
+    model = SPAIRRecipe(**LEARNS)
     data = uci_data(image_size=36, num_digits=[1, 2], num_train=2000, num_val=64, batch_size=16)
     before = trainer(tmp_path).validate(model, data, verbose=False)[0]
     trainer(tmp_path, max_steps=250, limit_val_batches=0, enable_checkpointing=False).fit(model, data)

@@ -22,14 +22,17 @@ ANSWER: Any = Mock()
 REVISIONS = ("a" * 40, "b" * 40)
 
 
-@pytest.mark.parametrize("source", ["spair_format1.safetensors", "spair_format1.json", "spair_hub_format1"])
+@pytest.mark.parametrize(
+    "source", ["spair_format1.safetensors", "spair_format1.json", "spair_hub_format1", "spair_recipe_format1.json"]
+)
 def test_a_checkpoint_of_format_1_loads_forever_and_sees_what_it_saw(source: str) -> None:
     """The files are never to be written anew: what no longer reads them breaks everybody's checkpoints."""
     model = zoo.load(KEPT / source)
     assert json.loads((KEPT / "spair_format1.json").read_text())["format_version"] == 1
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(36.0), indexing="ij")
     scene = model(((x * 0.37).sin() * (y * 0.23).cos() * 0.5 + 0.5)[None, None])
-    expected = json.loads((KEPT / "spair_format1.expected.json").read_text())
+    kind = "spair_recipe" if "recipe" in source else "spair"
+    expected = json.loads((KEPT / f"{kind}_format1.expected.json").read_text())
     for name in ("boxes", "presence", "what", "depth"):
         torch.testing.assert_close(
             getattr(scene, name).flatten(), torch.tensor(expected[name]), atol=2e-4, rtol=1e-4, msg=name
