@@ -216,7 +216,7 @@ class ASTSeg(ObjectModel):
 
     # decoding: algorithm 2
 
-    def decode(self, latents: Latents, image: Tensor, background: Tensor) -> Layers:
+    def layers(self, latents: Latents, image: Tensor, background: Tensor) -> Layers:
         """Layers to composite from what was found in (B, C, H, W) images, before backgrounds (B, C, H, W)."""
         color, mask = self.draw_objects(latents, image)
         places = (latents["log_activation"], latents["boxes"])
@@ -231,7 +231,7 @@ class ASTSeg(ObjectModel):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction (equations 19, 20) and entropy (equation 21), means over pixels and images."""
         image, background = batch["image"], self.find_background(batch)
-        terms = composite_losses(image, *self.decode(self.infer(image, background), image, background))
+        terms = composite_losses(image, *self.layers(self.infer(image, background), image, background))
         return {"reconstruction": terms.reconstruction, "entropy": terms.entropy}
 
     @property
@@ -338,7 +338,7 @@ class ASTSeg(ObjectModel):
         B, _, H, W = image.shape
         background = self.background(image)[0]
         q = self.infer(image, background)
-        drawn, weight = composite(*self.decode(q, image, background))
+        drawn, weight = composite(*self.layers(q, image, background))
         labels = weight.argmax(1)  # (B, H, W)
         own = labels[:, None] == torch.arange(1, hp.num_slots + 1, device=image.device)[:, None, None]  # (B, K, H, W)
         around = trim_boxes(q["boxes"].new_tensor([0, 0, W, H]).expand(B, hp.num_slots, 4), own.to(image.dtype), 0.5)

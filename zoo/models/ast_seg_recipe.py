@@ -142,7 +142,7 @@ class ASTSegRecipe(ASTSeg):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Reconstruction, entropy and the soft count of objects, means over images."""
         image, background = batch["image"], self.find_background(batch)
-        layers = self.decode(self.infer(image, background), image, background)
+        layers = self.layers(self.infer(image, background), image, background)
         terms = composite_losses(
             blur(image, self.scheduled("target_blur")), *layers, layer_error=self.scheduled("layer_error")
         )

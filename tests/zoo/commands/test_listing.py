@@ -31,10 +31,10 @@ def test_checkpoints_are_listed_with_data_metrics_size_and_licence() -> None:
         assert zoo.list_weights()[path.stem]["setting"] == setting
         experiment, changes = (record["training"].get(key, "") for key in ("experiment", "changes"))
         assert results.setting(experiment, changes) == setting
-        assert said[1] == record["class"]
+        assert said[1] == upgrade(record)["class"]
         assert said[2] == record["data"]["name"]
         model = yaml.safe_load(configurations.find(said[3]).read_text())["model"]["class_path"]
-        assert model in (upgrade(record)["class"], "DAIR")
+        assert model in (said[1], "DAIR")
         assert float(said[4]) == pytest.approx(record["parameters"] / 1e6, abs=0.005)
         assert float(said[5]) == pytest.approx(path.stat().st_size / 1e6, abs=0.05)
         assert said[6] == "apache-2.0"
@@ -47,7 +47,7 @@ def test_a_record_may_name_another_licence(tmp_path: Path, monkeypatch: pytest.M
     zoo.save(model, tmp_path / "theirs", license="cc-by-nc-4.0")
     monkeypatch.setattr(weights, "SHIPPED", tmp_path)
     assert zoo.list_weights()["theirs"]["license"] == "cc-by-nc-4.0"
-    assert re.search(r"theirs +recipe: SPAIR on .* M parameters, 1\.7 MB, cc-by-nc-4\.0: ap50", listing())
+    assert re.search(r"theirs +recipe: SPAIRRecipe on .* M parameters, 1\.7 MB, cc-by-nc-4\.0: ap50", listing())
 
 
 def test_the_usage_names_every_verb_and_each_is_there() -> None:
