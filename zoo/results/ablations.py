@@ -44,9 +44,9 @@ def table(path: Path = ABLATIONS, runs: Path = recorded.RECORDED) -> str:
     for row in recorded.read(runs):  # the recipes themselves, as they are
         if not row["changes"]:
             own.setdefault((row["experiment"], row["data"], row["steps"]), []).append(row)
-    for key, by_name in groups.items():
-        if key in own:
-            by_name.setdefault(NOTHING, own[key])
+    for setting, by_name in groups.items():
+        if setting in own:
+            by_name.setdefault(NOTHING, own[setting])
     metrics = [name for name in _METRICS if any(row.get(name) for row in rows)]
     head = ["recipe", "test data", "steps", "without", "seeds", *(recorded.TITLES.get(name, name) for name in metrics)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
