@@ -25,7 +25,7 @@ QUIET += ["--trainer.accelerator=cpu"]
 STEP = [*QUIET, "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--pictures.num_images=1"]
 # what makes networks small, and no word of channels or sizes
 SMALL: dict[str, dict[str, Any]] = {
-    "AIR": {"cell_hidden": 8, "mlp_hidden": [8], "baseline_hidden": 8, "encoder_hidden": [8], "decoder_hidden": [8]},
+    "AIR": {"cell_hidden": 8, "encoder_hidden": [8], "decoder_hidden": [8]},
     "ASTSeg": {
         "backbone": "unet", "unet_channels": [4, 8, 8], "encoder_layers": 0, "what_dim": 4, "background_form": "simple",
         "background_width": 0.1, "glimpse_size": 8,

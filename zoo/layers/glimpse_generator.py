@@ -1,5 +1,6 @@
 """From appearance vectors to small pictures of objects by transposed convolutions (AST-Seg, table 7)."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -45,4 +46,9 @@ class GlimpseGenerator(nn.Module):
         texels, mask = logits[:, :, :-1], logits[:, :, -1]
         if color is not None:
             texels = texels + color.logit()[..., None, None]
-        return texels.sigmoid(), mask.sigmoid()
+        return texels.sigmoid(), _to_zero(mask) if torch.compiler.is_exporting() else mask.sigmoid()
+
+
+def _to_zero(logit: Tensor) -> Tensor:
+    """The sigmoid, of which runtimes of ONNX leave 1e-8 where it is less: of masks, an activation may make that all."""
+    return 1 / (1 + (-logit).exp())

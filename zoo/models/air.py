@@ -180,7 +180,7 @@ class AIR(ObjectModel):
             noise: From `draw_noise`; None for means and, for presence, what is as likely as not.
             count: (B,) the number of objects, if it is known.
         """
-        hp, B = self.hp, len(image)
+        hp, B = self.hp, image.shape[0]
         self.check_image(image)
         canvas = torch.zeros_like(image)
         presence = belief = image.new_ones(B, 1)
@@ -234,7 +234,7 @@ class AIR(ObjectModel):
 
     def draw_noise(self, image: Tensor) -> dict[str, Tensor]:
         """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
-        B, N = len(image), self.hp.num_steps
+        B, N = image.shape[0], self.hp.num_steps
         like: dict[str, Any] = {"device": image.device, "dtype": image.dtype}
         where, what = torch.randn(B, N, self.where_dim, **like), torch.randn(B, N, self.hp.what_dim, **like)
         return {"where": where, "what": what, "presence": distributions.logistic_noise(B, N, 1, **like)}

@@ -30,7 +30,7 @@ def measure(model: "ObjectModel", batch: Batch, batch_idx: int, loader: str) -> 
     if batch_idx == 0:  # whatever broke off before
         metrics.reset()
     # samplers of several processes deal out images one by one
-    index = metrics.images + torch.arange(len(image))
+    index = metrics.images + torch.arange(image.shape[0])
     own = ImageNoise(index * model.trainer.world_size + model.global_rank)
     # the same in every validation; what an image has none of its own of, depends on the batch
     with seeded(mixed_seed(model.global_rank, step=batch_idx), model.device), own:

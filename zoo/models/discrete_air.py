@@ -175,9 +175,9 @@ class DiscreteAIR(ObjectModel):
         hp = self.hp
         self.check_image(image)
         canvas = torch.zeros_like(image)
-        code = image.new_zeros(len(image), self.code_dim)  # z of the step before
-        presence = belief = image.new_ones(len(image), 1)
-        state = self.cell.begin(len(image))
+        code = image.new_zeros(image.shape[0], self.code_dim)  # z of the step before
+        presence = belief = image.new_ones(image.shape[0], 1)
+        state = self.cell.begin(image.shape[0])
         steps: list[dict[str, Tensor]] = []
         for t in range(hp.num_steps):
             eps = None if noise is None else {name: values[:, t] for name, values in noise.items()}
@@ -232,7 +232,7 @@ class DiscreteAIR(ObjectModel):
 
     def draw_noise(self, image: Tensor) -> dict[str, Tensor]:
         """Noise for every latent of (B, C, H, W) images, each (B, N, .)."""
-        B, N = len(image), self.hp.num_steps
+        B, N = image.shape[0], self.hp.num_steps
         like: dict[str, Any] = {"device": image.device, "dtype": image.dtype}
         return {
             "where": torch.randn(B, N, len(self.where_prior), **like),
@@ -274,7 +274,7 @@ class DiscreteAIR(ObjectModel):
         presence = q["presence"][..., 0]
 
         def per_image(divergence: Tensor) -> Tensor:
-            return (presence * divergence).sum() / len(image)  # what an absent object is like costs nothing
+            return (presence * divergence).sum() / image.shape[0]  # what an absent object is like costs nothing
 
         where = distributions.kl_normal(q["where_mean"], q["where_std"], *self.where_prior.unbind(-1))
         prior_logit = image.new_tensor(self.scheduled("count_prior_odds")).log()
@@ -282,11 +282,11 @@ class DiscreteAIR(ObjectModel):
         kl_presence = before * distributions.kl_bernoulli(q["presence_logit"][..., 0], prior_logit)
         log_likelihood = distributions.normal_log_likelihood(image, q["canvas"], self.hp.likelihood_std)
         terms = {
-            "reconstruction": -log_likelihood.sum() / len(image),
+            "reconstruction": -log_likelihood.sum() / image.shape[0],
             "kl_scale": per_image(where[..., :2].sum(-1)),
             "kl_pose": per_image(where[..., 2:].sum(-1)),
             "kl_category": per_image(kl_categorical(q["category_logits"], torch.zeros_like(q["category_logits"]))),
-            "kl_presence": kl_presence.sum() / len(image),
+            "kl_presence": kl_presence.sum() / image.shape[0],
         }
         if self.hp.attribute_dim:
             attribute = distributions.kl_normal(q["attribute_mean"], q["attribute_std"], 0.0, 1.0)

@@ -164,16 +164,16 @@ class DiscreteAIRRecipe(DiscreteAIR):
         if self.hp.aspect_std is not None:
             scale_x, scale_y, *_ = q["z_where"].unbind(-1)
             unlikely = 0.5 * ((scale_y - scale_x) / self.hp.aspect_std).square()
-            terms["aspect"] = (presence * unlikely).sum() / len(image)
+            terms["aspect"] = (presence * unlikely).sum() / image.shape[0]
         if self.training and self._weight("blurred"):
             blurred = F.avg_pool2d(image - q["canvas"], _BLUR, _BLUR // 2)
-            error = 0.5 * (blurred / self.hp.likelihood_std).square().sum() / len(image)
+            error = 0.5 * (blurred / self.hp.likelihood_std).square().sum() / image.shape[0]
             terms["blurred"] = (_BLUR // 2) ** 2 * error  # as many pixels as the image has
         if self.training and self._weight("balance"):
             total = presence.sum()
             mean = (presence[..., None] * q["category_logits"].softmax(-1)).sum((0, 1)) / total.clamp_min(1e-6)
             log_mean = mean.clamp_min(1e-12).log()
-            terms["balance"] = total / len(image) * kl_categorical(log_mean, torch.zeros_like(log_mean))
+            terms["balance"] = total / image.shape[0] * kl_categorical(log_mean, torch.zeros_like(log_mean))
         return terms
 
     def _weight(self, term: str) -> float:

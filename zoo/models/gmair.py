@@ -280,7 +280,7 @@ class GMAIR(ObjectModel):
 
     def draw_noise(self, image: Tensor) -> dict[str, Tensor]:
         """Standard noise for every latent of each cell of (B, C, H, W) images."""
-        B, N = len(image), math.prod(-(-side // self.cell_size) for side in image.shape[-2:])
+        B, N = image.shape[0], math.prod(-(-side // self.cell_size) for side in image.shape[-2:])
         like: dict[str, Any] = {"device": image.device, "dtype": image.dtype}
         return {
             "where": torch.randn(B, N, 4, **like),
@@ -336,7 +336,7 @@ class GMAIR(ObjectModel):
             "kl_what": present * self.kl_what(q),
             **self.auxiliary_losses(q, color, alpha, mean),
         }
-        return {name: value.sum() / len(image) for name, value in terms.items()}
+        return {name: value.sum() / image.shape[0] for name, value in terms.items()}
 
     def log_likelihood(self, image: Tensor, mean: Tensor) -> Tensor:
         """Log p(x | z) of each pixel, (B, C, H, W): Bernoulli's (the code)."""

@@ -4,6 +4,7 @@ import http.server
 import socket
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,7 @@ def test_mnist_is_downloaded_and_checked(tmp_path, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(urllib.request, "_opener", None)  # which keeps the proxies of its first use
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(torchvision.datasets.MNIST, "resources", [*resources[:3], (resources[3][0], "0" * 32)])
         with pytest.raises(DatasetNotFoundError):

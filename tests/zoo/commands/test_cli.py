@@ -58,7 +58,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def test_a_run_has_a_folder_of_its_own_with_everything_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = fit(), fit()
-    assert first.parent.name == second.parent.name == "spair_multimnist48-1to5-c1-n64-uci-ink"
+    assert first.parent.name == second.parent.name == "spairrecipe_multimnist48-1to5-c1-n64-uci-ink"
     assert (first.name, second.name) == ("version_0", "version_1")
     config = yaml.safe_load((first / "config.yaml").read_text())
     assert config["model"]["init_args"]["center_bias"] == 6.0  # from the file
@@ -276,7 +276,7 @@ def test_an_offline_dashboard_run_keeps_the_configuration_and_pictures(monkeypat
 def test_what_a_checkpoint_finds_is_clustered(capsys: pytest.CaptureFixture[str]) -> None:
     common = [*SMALL, "--data.init_args.source=uci", "--num_clusters=3", "--num_scenes=30"]
     main(["cluster", "--ckpt_path", "discrete-air-multimnist-recipe", "--covariance=diag", *common])
-    (run,) = Path("runs").glob("discreteair_*/version_0")
+    (run,) = Path("runs").glob("discreteairrecipe_*/version_0")
     record = json.loads((run / "clustering.json").read_text())
     settings = {
         "checkpoint": "discrete-air-multimnist-recipe",
@@ -295,7 +295,7 @@ def test_what_a_checkpoint_finds_is_clustered(capsys: pytest.CaptureFixture[str]
     trained = fit()
     main(["cluster", "--ckpt_path", str(trained), "--out=elsewhere", *common])
     assert {path.name for path in Path("elsewhere/pictures").iterdir()} == {"embedding.png", "curves.png"}
-    assert json.loads(Path("elsewhere/clustering.json").read_text())["model"] == "SPAIR"
+    assert json.loads(Path("elsewhere/clustering.json").read_text())["model"] == "SPAIRRecipe"
     assert len(list(Path("runs").glob("*/version_*"))) == 2  # the first one's and the training's
     for options, message in (
         (["--ckpt_path", str(trained), "--num_fits=0"], "num_fits is 0, expected at least 1"),

@@ -109,7 +109,7 @@ def test_categories_and_scenes_of_its_kind(server: PageServer) -> None:
 
 def test_the_checkpoints_are_described_and_nothing_else_is_served(server: PageServer) -> None:
     (spair, discrete) = json.loads(ask(server, "checkpoints")[1])
-    assert (spair["name"], spair["model"]) == ("spair-multimnist-recipe", "SPAIR")
+    assert (spair["name"], spair["model"]) == ("spair-multimnist-recipe", "SPAIRRecipe")
     assert (spair["size"], discrete["size"]) == ([48, 48], [64, 64])
     image = png(Image.new("L", (48, 48)))
     for target, body, status, message in (
