@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 CONFIG ?= configs/recipes/quick/spair.yaml
+# processes that share the tests, by files, as some of these set up what all their tests use
+WORKERS ?= 2
 # one thread for each process unless the caller says otherwise: two processes on two cores must not fight
 export OMP_NUM_THREADS ?= 1
 
@@ -29,11 +31,11 @@ endif
 fit: $(STAMP) ## train the quick SPAIR and test it: some 10 minutes on one core (CONFIG=... for another)
 	$(BIN)/python -m zoo fit --config $(CONFIG)
 
-test: $(STAMP) ## lint, type-check and run the tests
+test: $(STAMP) ## lint, type-check and run the tests (WORKERS=2 processes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## the tests that take minutes each, such as two steps of every configuration
 	$(BIN)/python -m pytest -m slow
