@@ -249,7 +249,12 @@ def test_a_real_job_is_in_the_table_of_an_offline_dashboard_run(monkeypatch: pyt
     assert ran.returncode == 0, ran.stderr
     assert "1 jobs, 0 of them done" in ran.stdout
     (row,) = results.read(Path("real/results.csv"))
-    assert (row["experiment"], row["seed"], row["steps"], row["model"]) == ("recipes/quick/spair", "3", "2", "SPAIRRecipe")
+    assert (row["experiment"], row["seed"], row["steps"], row["model"]) == (
+        "recipes/quick/spair",
+        "3",
+        "2",
+        "SPAIRRecipe",
+    )
     assert row["data"].endswith("uci-ink")
     assert all(row[name] for name in ("revision", "parameters", "wall_s", "peak_memory_gb", "hardware", "ap50"))
     (run_json,) = Path("real/runs").glob("*/version_0/run.json")

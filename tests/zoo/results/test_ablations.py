@@ -1,11 +1,15 @@
 """Recipes trained without an addition, recorded and set beside the recipe itself."""
 
 import csv
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from zoo import configurations, registry
 from zoo.commands.results import main
 from zoo.results import ablations, table
 from zoo.results.ablations import NOTHING
@@ -52,3 +56,15 @@ def test_the_command_line_records_them(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob(".*"))
     main(["ablations"])
     assert capsys.readouterr().out == ablations.table() + "\n"
+
+
+def test_what_is_recorded_is_an_addition_of_the_recipe_s_class():
+    rows = table.read(ablations.ABLATIONS)
+    assert rows
+    for row in rows:
+        config = yaml.safe_load(configurations.find(row["experiment"]).read_text(encoding="utf-8"))
+        model = registry.models()[config["model"]["class_path"]].load()
+        own = inspect.signature(vars(model)["__init__"]).parameters
+        for name in row["without"].split(", "):
+            assert name == NOTHING or name.split(".")[0].split(" ")[0] in {*own, "term_weights"}, name
+        assert (row["without"] == NOTHING) == (not re.search(r"model\.init_args\.(?!lr\b)", row["changes"]))
