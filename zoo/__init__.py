@@ -1,8 +1,14 @@
 """The object-centric model zoo.
 
 `zoo.load("spair-multimnist-recipe")` returns a trained model, whose `predict(images)` returns a `Scene`;
-`zoo.list_models()` and `zoo.list_weights()` say what there is; `zoo.models` holds the LightningModules. Nothing heavy
-is imported until it is used.
+`zoo.list_models()` and `zoo.list_weights()` say what there is. Nothing heavy is imported until it is used.
+
+- `models/`: the papers' LightningModules, and beside each what the zoo adds; `layers/`: what papers share.
+- `commands/`: what `python -m zoo VERB` runs; `callbacks/`: what happens while a trainer runs; `pictures/`: drawing.
+- `sharing/`: checkpoints as files, folders, hub repositories, programs; `checkpoints/`: those that come along.
+- `downstream/`: what is done with what a model found; `results/`: recorded runs and their tables.
+- `scene`: what a model sees; `prediction`: of images of any origin; `evaluation`, `loaders`: what is measured, on which
+  data; `registry`, `configurations`: what there is, by name; `backgrounds`, `files`: helpers of several rooms.
 """
 
 from typing import TYPE_CHECKING, Any

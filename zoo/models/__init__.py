@@ -1,4 +1,8 @@
-"""The models, one file a paper. A new file here is a new model everywhere: see `zoo.registry`."""
+"""The models, one file a paper. A new file here is a new model everywhere: see `zoo.registry`.
+
+`NAME.py` is the paper alone, `NAME_recipe.py` its class with what the zoo adds. `base` is what every model is; parts of
+it are `base_steps` (where a model stands in its training), `base_rates`, `base_measures` and `base_use`.
+"""
 
 from typing import TYPE_CHECKING, Any
 
