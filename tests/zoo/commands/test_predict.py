@@ -321,7 +321,7 @@ def test_photos_are_seen_in_the_size_that_the_model_was_trained_at(tmp_path: Pat
         assert f"{tmp_path}/out/predictions.json" in said  # where it is
     assert [size for size, _ in seen.values()] == [[48, 48], [48, 48], [60, 72], None]
     assert seen[()] == seen["--image_size", "48"]
-    assert "SPAIR saw images as large as they are, in grey" in said
+    assert "SPAIRRecipe saw images as large as they are, in grey" in said
     boxes = [own["bbox"] for own in seen[()][1]]
     assert max(x + w for x, _, w, _ in boxes) > 200  # in the pixels of the photo
     assert photo_size(AIR(channels=1, image_size=20)) == (20, 20)  # what a model reads comes first
