@@ -246,7 +246,7 @@ def test_categories_are_matched_where_they_are_asked_for(tmp_path: Path) -> None
     assert match.names() == [8, 3, 8]
     with pytest.raises(ValueError, match="match_categories is for annotations"):
         folder.predict_folder(Squares(), tmp_path / "in", tmp_path / "out", match_categories=True)
-    with pytest.raises(ValueError, match="SPAIR tells no categories apart"):
+    with pytest.raises(ValueError, match="SPAIRRecipe tells no categories apart"):
         folder.predict_folder(zoo.load("spair-multimnist-recipe"), tmp_path / "in", tmp_path / "out", **options)
 
 

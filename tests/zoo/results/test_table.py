@@ -42,7 +42,7 @@ def test_training_leaves_a_record_that_counts_the_time_of_a_resumed_run(
         "recipes/quick/spair",
         7,
         2,
-        "SPAIR",
+        "SPAIRRecipe",
     )
     assert "model.init_args.lr=3e-4" in first["changes"]
     assert "seed" not in first["changes"]
