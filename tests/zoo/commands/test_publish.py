@@ -9,7 +9,7 @@ import torch
 
 import zoo
 from zoo.commands import publish
-from zoo.models import SPAIR
+from zoo.models import SPAIRRecipe
 from zoo.sharing import weights
 
 SMALL = {"channels": 1, "backbone_channels": 8, "encoder_hidden": [16], "decoder_hidden": [16], "what_dim": 4}
@@ -17,16 +17,16 @@ TRAINING = {"experiment": "recipes/quick/spair", "seed": 3, "max_steps": 7, "bat
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SPAIR:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SPAIRRecipe:
     torch.manual_seed(0)
     monkeypatch.setattr(weights, "SHIPPED", tmp_path / "zoo")
-    model = SPAIR(**SMALL)
+    model = SPAIRRecipe(**SMALL)
     data = {"image_size": 48, "channels": 1, "source": "uci", "num_test": 6, "eval_batch_size": 3}
     model.data_record = {"class": "MultiMNISTDataModule", "name": "digits", "init_args": data}
     return model
 
 
-def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, model: SPAIR) -> None:
+def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, model: SPAIRRecipe) -> None:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     model.steps_trained = 7
@@ -45,7 +45,7 @@ def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_checkpoint_is_tested_as_it_will_be_loaded(tmp_path: Path, model: SPAIR, half: bool) -> None:
+def test_a_checkpoint_is_tested_as_it_will_be_loaded(tmp_path: Path, model: SPAIRRecipe, half: bool) -> None:
     path = zoo.save(model, tmp_path / "mine", training=TRAINING)
     publish.publish(path, "theirs", [({"trim_threshold": 0.9}, {"num_test": 4})], half=half)
     record = zoo.list_weights()["theirs"]
