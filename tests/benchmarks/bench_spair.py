@@ -88,7 +88,7 @@ def main() -> None:
             torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
             calls = {name: lambda form=form, step=step: step(form) for name, form in forms.items()}
             seconds = timing.interleaved_seconds(calls, args.repeats, args.device)
-            options = ["--device", args.device, "--threads", str(args.threads), "--renderer", args.renderer]
+            options = ["--device", args.device, "--threads", str(args.threads)]
             mib = {
                 form: timing.in_own_process(__file__, [*options, "--memory-of", form, network, str(pixels)])
                 for form in forms
