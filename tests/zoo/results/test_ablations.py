@@ -67,4 +67,4 @@ def test_what_is_recorded_is_an_addition_of_the_recipe_s_class():
         own = inspect.signature(vars(model)["__init__"]).parameters
         for name in row["without"].split(", "):
             assert name == NOTHING or name.split(".")[0].split(" ")[0] in {*own, "term_weights"}, name
-        assert (row["without"] == NOTHING) == (not re.search(r"model\.init_args\.(?!lr\b)", row["changes"]))
+        assert (row["without"] == NOTHING) == (not re.search(r"model\.init_args\.(?!(object_)?lr=)", row["changes"]))
