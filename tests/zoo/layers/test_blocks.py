@@ -5,8 +5,9 @@ from zoo.layers.blocks import GridBackbone, mlp
 
 
 def test_mlp():
+    torch.manual_seed(0)
     net = mlp(3, [5, 7], 2, torch.nn.ELU)
-    x = torch.randn(4, 3)
+    x = torch.randn(64, 3)
     first, second, last = net[0], net[2], net[4]
     expected = last(torch.nn.functional.elu(second(torch.nn.functional.elu(first(x)))))
     torch.testing.assert_close(net(x), expected)
