@@ -3,6 +3,9 @@
 import inspect
 from typing import Any
 
+import pytest
+
+from zoo import registry
 from zoo.models import ObjectModel
 
 
@@ -44,3 +47,14 @@ def test_signatures_name_what_is_handed_to_the_constructor_above() -> None:
         assert {name: p.default for name, p in inspect.signature(kind).parameters.items()} == defaults
     assert [*inspect.signature(Narrow).parameters] == ["blob"]
     assert [*inspect.signature(Anything).parameters] == ["options"]
+
+
+@pytest.mark.parametrize("name", registry.models())
+def test_weights_of_unknown_terms_and_malformed_schedules_are_refused(name: str) -> None:
+    model = registry.models()[name].load()
+    if "term_weights" not in inspect.signature(model).parameters:
+        pytest.skip("its terms have no weights of one's own")
+    with pytest.raises(ValueError, match=r"term_weights has 'nonsense'; the loss terms are \['"):
+        model(term_weights={"nonsense": 1.0})
+    with pytest.raises(ValueError, match="the weight of reconstruction must be a number"):
+        model(term_weights={"reconstruction": [1.0, 2.0]})
