@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 import zoo
@@ -104,6 +105,38 @@ def test_the_curriculum_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert zoo.load(last).steps_trained == 2
 
 
+def test_the_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command as W&B's agent fills it in, with the first or least value of each parameter."""
+    from zoo.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```yaml sweep.yaml\n(.*?)```", README, re.DOTALL)
+    sweep = yaml.safe_load(block)
+    chosen = [f"--{key}={one.get('min') or one['values'][0]}" for key, one in sweep["parameters"].items()]
+    environment, *command, arguments = sweep["command"]
+    assert (environment, arguments) == ("${env}", "${args}")
+    command = [part.replace("${program}", sweep["program"]) for part in command]
+    assert command[:3] == ["python", "-m", "zoo"]
+    command[command.index("online")] = "disabled"
+    few = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
+    small = [f"--data.init_args.{key}={value}" for key, value in SMALL.items()]
+    monkeypatch.setattr(sys, "argv", ["zoo", *command[3:], *chosen, *few, *small])
+    main()
+    (record,) = Path("runs").glob("*/version_0/run.json")
+    assert sweep["metric"]["name"].split("/")[1] in json.loads(record.read_text())["metrics"]
+
+
+def test_the_visit_is_short() -> None:
+    visit, _ = README.split("\n# Reference\n")
+    assert len(visit.split()) < 2500
+
+
+def test_links_within_it_lead_somewhere() -> None:
+    titles = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+
+
 def test_make_targets_that_it_names_are_there() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     named = [arguments[0] for program, *arguments in commands() if program == "make"]
@@ -113,7 +146,7 @@ def test_make_targets_that_it_names_are_there() -> None:
 
 def test_links_and_pictures_are_there() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        assert target.startswith(("https://", "#")) or (ROOT / target).exists(), target
 
 
 def test_every_model_has_a_row() -> None:
@@ -126,6 +159,12 @@ def test_the_results_are_the_recorded_ones() -> None:
     shown = re.search(r"<!-- results: .*? -->\n(.*?)<!-- end of results -->", README, re.DOTALL)
     assert shown
     assert shown[1].strip() == publish.table()
+
+
+def test_the_short_results_are_the_recorded_ones() -> None:
+    shown = re.search(r"<!-- summary: .*? -->\n(.*?)<!-- end of summary -->", README, re.DOTALL)
+    assert shown
+    assert shown[1].strip() == publish.summary()
 
 
 def test_the_runs_are_the_recorded_ones() -> None:

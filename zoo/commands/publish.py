@@ -1,7 +1,8 @@
 """Turn a run into a checkpoint that comes with the zoo: `python -m zoo publish RUN NAME`.
 
 Tests the run's best checkpoint on its own data, and with each further option of the command line, and writes weights,
-record and measured results to zoo/checkpoints. The README's table is made of these results (`table`).
+record and measured results to zoo/checkpoints. The README's tables are made of these results: the short one of
+`summary`, the full one of `table`.
 """
 
 import sys
@@ -14,6 +15,7 @@ from lightning.pytorch import Trainer, seed_everything
 
 from zoo import registry
 from zoo.commands.arguments import VerbParser
+from zoo.results.table import TITLES
 from zoo.sharing import weights
 
 _COLUMNS = (  # those that any checkpoint has a figure for are shown
@@ -21,6 +23,8 @@ _COLUMNS = (  # those that any checkpoint has a figure for are shown
     *("count_accuracy", "category_correspondence", "hungarian_accuracy", "cluster_purity", "nmi"),
     *("ari_fg", "miou_fg", "miou", "mse"),
 )
+
+_SUMMARY = ("ap50", "count_accuracy", "hungarian_accuracy", "ari_fg", "miou_fg")
 
 _OF_A_MACHINE = ("root", "data_dir", "num_workers")  # and no part of what was tested on
 
@@ -75,6 +79,21 @@ def table() -> str:
             cells = ["" if value is None else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" for value in values]
             options = ", ".join(f"{k}: {'null' if v is None else v}" for k, v in result["options"].items())
             lines.append(f"| {name} | {result['data']} | {options} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def summary() -> str:
+    """The main figures of all checkpoints, each on the data it was trained on, as Markdown: papers' settings first."""
+    lines = ["| setting | checkpoint | test data | " + " | ".join(TITLES[metric] for metric in _SUMMARY) + " |"]
+    lines.append("|---" * (3 + len(_SUMMARY)) + "|")
+    records = {name: record for name, record in weights.list_weights().items() if record["results"]}
+    for setting in ("paper", "recipe"):
+        for name in [name for name in records if name.endswith(f"-{setting}")]:
+            result = records[name]["results"][0]
+            values = [result["metrics"].get(metric) for metric in _SUMMARY]
+            cells = ["" if value is None else f"{value:.2f}" for value in values]
+            data = "-".join(result["data"].split("-")[:2])
+            lines.append(f"| {setting} | {name} | {data} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
