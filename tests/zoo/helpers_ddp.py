@@ -61,8 +61,6 @@ def build(path: str) -> tuple[ObjectModel, Data]:
     """The model of a configuration, with phases of two steps and small pretrained networks, and data for it."""
     config = yaml.safe_load(Path(path).read_text())
     name, arguments = config["model"]["class_path"], dict(config["model"].get("init_args", {}))
-    if arguments.get("training_wheels"):
-        arguments["training_wheels"] = PHASE
     if name in ("ASTSeg", "ASTSegRecipe"):
         arguments |= {"pretrained": False, "segformer": "nvidia/mit-b0", "background": None}
         arguments["frozen_steps"] = PHASE if arguments.get("frozen_steps") else 0

@@ -374,7 +374,7 @@ class ObjectModel(Usable, CountsSteps):
         self._noise_seed = checkpoint.get("noise_seed")
         step = record.get("step", checkpoint["global_step"])
         if record.get("format_version", FORMAT_VERSION) < FORMAT_VERSION:
-            checkpoint["state_dict"] = upgrade_state(str(record.get("class")), checkpoint["state_dict"])
+            checkpoint["state_dict"] = upgrade_state(record, checkpoint["state_dict"])
         checkpoint["state_dict"].setdefault("step", torch.tensor(step))  # of before it was there
 
 

@@ -25,8 +25,8 @@ What the code has beyond the paper and is left out here:
   100 features of the one before: 1,762,235 parameters. The paper's e_lat yields all three at once.
 - Logits clipped to +-10, presence and boxes among them; here only those of spreads are.
 - Gradient noise, after clipping, gone within some thousand steps.
-- Importance of at least 0.01 inside a patch, and steps during which where, depth and presence do not learn; both are in
-  `spair_recipe`.
+- Importance of at least 0.01 inside a patch (in `spair_recipe`), and steps during which where, depth and presence do
+  not learn (of no use here: `zoo/results/ablations.csv`).
 """
 
 from itertools import islice
@@ -38,16 +38,10 @@ from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from zoo.layers import boxes as box_ops
+from zoo.layers import distributions, settings
 from zoo.layers.background import ColorBackground
 from zoo.layers.blocks import GridBackbone, mlp
 from zoo.layers.count_prior import presence_history_logits, presence_prior_logits, sample_presence
-from zoo.layers.distributions import (
-    bernoulli_log_likelihood,
-    kl_bernoulli,
-    kl_normal,
-    logistic_noise,
-    relaxed_bernoulli,
-)
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.renderer import COLOR_EDGES, render
 from zoo.layers.schedules import POSITIVE, Schedule
@@ -140,7 +134,6 @@ class SPAIR(ObjectModel):
 
     schedules = ("lr", "count_prior_odds")
     elbo_terms = ("reconstruction", "kl_position", "kl_size", "kl_depth", "kl_what", "kl_presence")
-    alpha_bias: Tensor
 
     def __init__(
         self,
@@ -188,7 +181,6 @@ class SPAIR(ObjectModel):
         self.encoder = mlp(channels * object_size**2, encoder_hidden, 2 * what_dim)
         self.decoder = mlp(what_dim, decoder_hidden, (channels + 1) * object_size**2)
         self.background = ColorBackground(background, channels)
-        self.register_buffer("alpha_bias", torch.full((object_size, object_size), float(alpha_logit_bias)))
         for module in self.modules():  # Glorot weights and zero biases, as the code has
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -237,12 +229,12 @@ class SPAIR(ObjectModel):
             noise: Of these cells.
         """
         hp = self.hp
-        where_raw, depth_raw, presence_logit = self.where_depth_presence(seen).split([8, 2, 1], -1)
+        where_raw, depth_raw, presence_logit = self.lateral(seen).split([8, 2, 1], -1)
         where_mean, where_std = _mean_std(where_raw)
         z_where = where_mean + where_std * noise.where
         depth_mean, depth_std = _mean_std(depth_raw)
         z_depth = depth_mean + depth_std * noise.depth
-        presence = relaxed_bernoulli(presence_logit, noise.presence, hp.temperature)
+        presence = distributions.relaxed_bernoulli(presence_logit, noise.presence, hp.temperature)
         if not self.training:
             presence = presence.round()
 
@@ -258,24 +250,16 @@ class SPAIR(ObjectModel):
             what_mean=what_mean, what_std=what_std, z_what=z_what,
         )  # fmt: skip
 
-    def where_depth_presence(self, seen: Tensor) -> Tensor:
-        """e_lat: from (B, n, .) to (B, n, 8 + 2 + 1), mean and raw spread of z_where and z_depth, logit of z_pres."""
-        parameters: Tensor = self.lateral(seen)
-        return parameters
-
     def draw_noise(self, image: Tensor, sample: bool) -> Noise:
         """Noise for the latents of (B, C, H, W) images; zeros unless `sample`, which yield the posterior's means."""
         hp = self.hp
         B, _, H, W = image.shape
         N = -(-H // hp.cell_size) * -(-W // hp.cell_size)
-        shapes = {"where": (B, N, 4), "depth": (B, N, 1), "what": (B, N, hp.what_dim)}
         if not sample:
-            return Noise(
-                **{name: image.new_zeros(shape) for name, shape in shapes.items()}, presence=image.new_zeros(B, N, 1)
-            )
+            return Noise(*(image.new_zeros(B, N, dim) for dim in (4, 1, hp.what_dim, 1)))
         like: dict[str, Any] = {"device": image.device, "dtype": image.dtype}
-        noise = {name: torch.randn(shape, **like) for name, shape in shapes.items()}
-        return Noise(**noise, presence=logistic_noise(B, N, 1, **like))
+        where, depth, what = (torch.randn(B, N, dim, **like) for dim in (4, 1, hp.what_dim))
+        return Noise(where, depth, what, presence=distributions.logistic_noise(B, N, 1, **like))
 
     # generation: section 4.4 and supplement C
 
@@ -285,9 +269,8 @@ class SPAIR(ObjectModel):
         P = hp.object_size
         logits = rearrange(self.decoder(what), "b n (c p q) -> b n c p q", p=P, q=P)
         color, alpha = logits.split([hp.channels, 1], 2)
-        return (hp.color_logit_scale * color).sigmoid(), (
-            hp.alpha_logit_scale * alpha[:, :, 0] + self.alpha_bias
-        ).sigmoid()
+        color, alpha = hp.color_logit_scale * color, hp.alpha_logit_scale * alpha[:, :, 0] + hp.alpha_logit_bias
+        return color.sigmoid(), alpha.sigmoid()
 
     def importance(self, opacity: Tensor, depth: Tensor) -> Tensor:
         """Importance gamma (S C): (B, N, P, P) of alpha times presence, (B, N, P, P), and z_depth, (B, N, 1)."""
@@ -304,7 +287,7 @@ class SPAIR(ObjectModel):
 
     def log_likelihood(self, image: Tensor, mean: Tensor) -> Tensor:
         """Of each value of (B, C, H, W) images, independent Bernoullis (section 4.4), in nats."""
-        return bernoulli_log_likelihood(image, mean)
+        return distributions.bernoulli_log_likelihood(image, mean)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of the negative ELBO, in nats per image (equation 1; presence as in S B)."""
@@ -322,11 +305,11 @@ class SPAIR(ObjectModel):
 
         return {
             "reconstruction": -self.log_likelihood(image, mean).sum() / image.shape[0],
-            "kl_position": per_image(kl_normal(position_mean, position_std, *hp.position_prior)),
-            "kl_size": per_image(kl_normal(size_mean, size_std, *hp.size_prior)),
-            "kl_depth": per_image(kl_normal(q.depth_mean, q.depth_std, *hp.depth_prior)),
-            "kl_what": per_image(kl_normal(q.what_mean, q.what_std, *hp.what_prior)),
-            "kl_presence": kl_bernoulli(q.presence_logit[..., 0], prior_logits).sum() / image.shape[0],
+            "kl_position": per_image(distributions.kl_normal(position_mean, position_std, *hp.position_prior)),
+            "kl_size": per_image(distributions.kl_normal(size_mean, size_std, *hp.size_prior)),
+            "kl_depth": per_image(distributions.kl_normal(q.depth_mean, q.depth_std, *hp.depth_prior)),
+            "kl_what": per_image(distributions.kl_normal(q.what_mean, q.what_std, *hp.what_prior)),
+            "kl_presence": distributions.kl_bernoulli(q.presence_logit[..., 0], prior_logits).sum() / image.shape[0],
         }
 
     # use
@@ -409,19 +392,8 @@ def _mean_std(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check(hp: Any) -> None:
     """Raise ValueError for hyperparameters that cannot work, naming the cause and the fix."""
-    for name, allowed in (
-        ("channels", (1, 3)),
-        ("lookback", (0, 1, 2)),
-        ("color_edge", COLOR_EDGES),
-        ("background", BACKGROUNDS),
-    ):
-        if hp[name] not in allowed:
-            raise ValueError(f"{name} must be one of {list(allowed)}, got {hp[name]!r}")
-    for name in ("temperature", "anchor", "object_size", "what_dim", "max_grad_norm"):
-        if not hp[name] > 0:
-            raise ValueError(f"{name} must be above 0, got {hp[name]!r}")
-    for name in ("position_prior", "size_prior", "depth_prior", "what_prior"):
-        if len(hp[name]) != 2 or not hp[name][1] > 0:
-            raise ValueError(f"{name} must be [mean, std] with std above 0, got {hp[name]!r}")
+    settings.check_choices(hp, channels=(1, 3), lookback=(0, 1, 2), color_edge=COLOR_EDGES, background=BACKGROUNDS)
+    settings.check_above_zero(hp, "temperature", "anchor", "object_size", "what_dim", "max_grad_norm")
+    settings.check_normals(hp, "position_prior", "size_prior", "depth_prior", "what_prior")
     if not hp.center_bounds[0] < hp.center_bounds[1]:
         raise ValueError(f"center_bounds must be [min, max] with min below max, got {hp.center_bounds!r}")

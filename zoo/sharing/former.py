@@ -3,13 +3,15 @@
 Version 1 (until 0.1): papers' classes held the zoo's additions too, each as a hyperparameter that was off by default.
 Version 2: a paper's class is the paper; what the zoo adds is in a class of its own (`zoo.models`: `SPAIRRecipe` beside
 `SPAIR`), and the weights of loss terms and the initial biases are mappings.
+Version 3: additions that were shown to be worth nothing are gone (`zoo/results/ablations.csv`).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMAT_VERSION = 2  # of the records that are written; all before it are read
+FORMAT_VERSION = 3  # of the records that are written; all before it are read
 
 
 class FormerRecordError(ValueError):
@@ -216,18 +218,37 @@ FORMER: dict[str, Former] = {
 }
 
 
+# Additions of version 2 that are gone: they shaped the start of training, or `upgrade_state` folds them into weights.
+DROPPED: dict[str, tuple[str, ...]] = {
+    "SPAIRRecipe": ("center_bias", "center_blob", "training_wheels", "initial_biases.where_std"),
+}
+
+
 def upgrade(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as of `FORMAT_VERSION`, with `written_version` for the one it had; one that is of it already, as it is.
 
     Raises:
         FormerRecordError: A hyperparameter that is gone had a value that did something; the message names it.
     """
-    former, version = FORMER.get(str(record.get("class"))), record.get("format_version")
+    version = record.get("format_version")
     if not isinstance(version, int) or version >= FORMAT_VERSION or not isinstance(record.get("init_args"), Mapping):
         return dict(record)
-    today = {**record, "format_version": FORMAT_VERSION, "written_version": version}
+    today = _from_version_1(record) if version < 2 else record
+    gone = DROPPED.get(today["class"], ())
+    init_args: dict[str, Any] = {}
+    for name, value in today["init_args"].items():
+        if isinstance(value, Mapping):
+            init_args[name] = {key: item for key, item in value.items() if f"{name}.{key}" not in gone}
+        elif name not in gone:
+            init_args[name] = value
+    return {**today, "format_version": FORMAT_VERSION, "written_version": version, "init_args": init_args}
+
+
+def _from_version_1(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The class and hyperparameters of version 2."""
+    former = FORMER.get(str(record.get("class")))
     if former is None:
-        return today
+        return record
     old = {**former.added, **record["init_args"]}
     for name, idle in former.removed.items():
         if name in old and _plain(old[name]) not in map(_plain, idle):
@@ -249,12 +270,17 @@ def upgrade(record: Mapping[str, Any]) -> dict[str, Any]:
         elif _plain(value) != _plain(former.standard.get(name)):
             mapping, key = target.split(".")
             init_args.setdefault(mapping, {})[key] = value
-    kind = former.recipe if recipe else record["class"]
-    return {**today, "class": kind, "init_args": init_args}
+    return {**record, "class": former.recipe if recipe else record["class"], "init_args": init_args}
 
 
-def upgrade_state(kind: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights of a model of class `kind` in format version 1, by the names that they have today."""
+def upgrade_state(written: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights as today's class has them: by today's names, and doing for good what options that are gone did.
+
+    Args:
+        written: The record as it was written, or, of version 1 on, as `upgrade` yields it.
+        state: Tensors by name.
+    """
+    kind = str(written.get("class"))
     names = FORMER[kind].state if kind in FORMER else {}
 
     def renamed(name: str) -> str | None:
@@ -264,7 +290,24 @@ def upgrade_state(kind: str, state: Mapping[str, Any]) -> dict[str, Any]:
         new = names[old]
         return None if new is None else new + name.removeprefix(old)
 
-    return {new: value for name, value in state.items() if (new := renamed(name)) is not None}
+    today = {new: value for name, value in state.items() if (new := renamed(name)) is not None}
+    if kind in ("SPAIR", "SPAIRRecipe") and "alpha_bias" in today:
+        _fold_alpha_mask(written["init_args"], today)
+    return today
+
+
+def _fold_alpha_mask(init_args: Mapping[str, Any], state: dict[str, Any]) -> None:
+    """Into the decoder's last bias: what `center_bias` took from the alpha logits of each texel (`alpha_bias`, P x P).
+
+    alpha = sigmoid(scale * logit + alpha_bias), with alpha_bias = alpha_logit_bias where nothing was taken.
+    """
+    biases = [name for name in state if re.fullmatch(r"decoder\.\d+\.bias", name)]
+    last = max(biases, key=lambda name: int(name.split(".")[1]))
+    taken = state.pop("alpha_bias").float() - init_args.get("alpha_logit_bias", 5.0)
+    if taken.any():
+        bias = state[last].float().clone()
+        bias[-taken.numel() :] += taken.flatten() / init_args.get("alpha_logit_scale", 0.1)
+        state[last] = bias
 
 
 def _plain(value: Any) -> Any:

@@ -339,7 +339,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
 def _state_of_today(written: dict[str, Any], state: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
     version = written["format_version"]
     earlier = isinstance(version, int) and version < FORMAT_VERSION
-    return upgrade_state(str(written["class"]), state) if earlier else state
+    return upgrade_state(written, state) if earlier else state
 
 
 def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:

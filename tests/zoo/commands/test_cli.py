@@ -61,7 +61,7 @@ def test_a_run_has_a_folder_of_its_own_with_everything_in_it(capsys: pytest.Capt
     assert first.parent.name == second.parent.name == "spairrecipe_multimnist48-1to5-c1-n64-uci-ink"
     assert (first.name, second.name) == ("version_0", "version_1")
     config = yaml.safe_load((first / "config.yaml").read_text())
-    assert config["model"]["init_args"]["center_bias"] == 6.0  # from the file
+    assert config["model"]["init_args"]["importance_floor"] == 0.0025  # from the file
     assert config["model"]["init_args"]["what_dim"] == 50  # a default, written down all the same
     assert config["seed_everything"] == 0
     assert {"val/ap50", "val/loss", "val/count_accuracy", "test/ap50", "val/kl_presence"} <= set(rows(first)[0])
@@ -169,7 +169,10 @@ def test_every_configuration_trains_and_says_what_it_is(config: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.init_args.centre_bias=3"], "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'"),
+        (
+            ["--model.init_args.importance_flor=3"],
+            "SPAIRRecipe has no parameter 'importance_flor', did you mean 'importance_floor'",
+        ),
         (["--trainer.maxsteps=3"], "no option --trainer.maxsteps, did you mean --trainer.max_steps"),
         (["--data.init_args.digitsize=14"], "no parameter 'digitsize', did you mean 'digit_size'"),
         (["--model=SPIAR"], "no model 'SPIAR', did you mean 'SPAIR'"),
@@ -266,11 +269,11 @@ def test_an_offline_dashboard_run_keeps_the_configuration_and_pictures(monkeypat
     assert list(folder.rglob("media/images/scenes/*.png"))
     (file,) = folder.glob("*.wandb")
     deadline = time.monotonic() + 20  # another process writes it
-    while b"center_bias" not in file.read_bytes() and time.monotonic() < deadline:
+    while b"importance_floor" not in file.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
     content = file.read_bytes()
     assert content.count(b"check_val_every_n_epoch") == 1  # the whole configuration, once
-    assert b"center_bias" in content
+    assert b"importance_floor" in content
 
 
 def test_what_a_checkpoint_finds_is_clustered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,10 +45,13 @@ MISTAKES = [
     ([*FIT, "extra"], "'extra' belongs to no option"),
     # parameters and their owners
     (
-        [*FIT, "--model.init_args.centre_bias=3"],
-        "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'?",
+        [*FIT, "--model.init_args.importance_flor=3"],
+        "SPAIRRecipe has no parameter 'importance_flor', did you mean 'importance_floor'?",
     ),
-    ([*FIT, "--model.centre_bias=3"], "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'?"),
+    (
+        [*FIT, "--model.importance_flor=3"],
+        "SPAIRRecipe has no parameter 'importance_flor', did you mean 'importance_floor'?",
+    ),
     ([*FIT, "--model.init_args.learning_rate=1"], "SPAIRRecipe has no parameter 'learning_rate', did you mean 'lr'?"),
     (
         [*FIT, "--data.init_args.digitsize=14"],
@@ -133,7 +136,10 @@ MISTAKES = [
         [*GO_ON, "--model.what_dim=7"],
         "what_dim is 7 here, 50 there; leave these out, or train anew",
     ),
-    ([*GO_ON, "--model.centre_bias=7"], "SPAIRRecipe has no parameter 'centre_bias', did you mean 'center_bias'?"),
+    (
+        [*GO_ON, "--model.importance_flor=7"],
+        "SPAIRRecipe has no parameter 'importance_flor', did you mean 'importance_floor'?",
+    ),
     ([*GO_ON, "--data.foo=7"], "MultiMNISTDataModule has no parameter 'foo'"),
     (["test", "--ckpt_path=trained", "--trainer.max_step=3"], "did you mean --trainer.max_steps?"),
     # folders of images

@@ -25,11 +25,8 @@ LEARNS = {
     "what_dim": 16,
     "alpha_logit_scale": 1.0,
     "alpha_logit_bias": 0.0,
-    "center_bias": 6.0,
-    "center_blob": 3.0,
-    "initial_biases": {"where_std": -3.0, "size": -0.7, "presence": 3.0},
+    "initial_biases": {"size": -0.7, "presence": 3.0},
     "size_prior": [-0.9, 0.25],
-    "training_wheels": 20,
     "importance_floor": 0.0025,
     "likelihood": "normal",
     "term_weights": {"kl_position": [0.02, 1.0, 1500, "linear"], "kl_what": [0.08, 4.0, 1500, "linear"]},
@@ -52,7 +49,7 @@ class TestFarSeeingSPAIR(TestSPAIR):
 
 class TestSPAIRRecipe(TestSPAIR):
     model_class = SPAIRRecipe
-    settings = {**SMALL, **{name: value for name, value in LEARNS.items() if name not in (*SMALL, "training_wheels")}}
+    settings = {**SMALL, **{name: value for name, value in LEARNS.items() if name not in SMALL}}
 
 
 def test_defaults_are_the_papers() -> None:
@@ -126,18 +123,6 @@ def test_lower_depth_is_in_front() -> None:
     )
     drawn = model.render(objects, colors, torch.ones(1, 2, 14, 14), torch.zeros(1, 1, 48, 48))
     assert abs(drawn[0, 0, 24, 24] - 0.9) < 1e-3
-
-
-def test_training_wheels_keep_where_depth_and_presence_from_learning() -> None:
-    model = SPAIRRecipe(**{**SMALL, "training_wheels": 5}).train()
-    image = torch.rand(2, 1, 48, 48)
-    torch.manual_seed(0)
-    sum(model.losses({"image": image}).values()).backward()
-    assert all(p.grad is None or not p.grad.any() for p in [*model.lateral.parameters(), *model.backbone.parameters()])
-    assert all(p.grad.any() for p in model.encoder.parameters())
-    model.steps_trained = 5
-    sum(model.losses({"image": image}).values()).backward()
-    assert all(p.grad.any() for p in model.lateral.parameters())
 
 
 def test_features_of_an_image_part_do_not_depend_on_the_size_of_the_image() -> None:
