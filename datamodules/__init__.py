@@ -18,6 +18,7 @@ from datamodules.image_folder import ImageFolder, ImageFolderDataModule
 from datamodules.multi_mnist import MultiMNIST, MultiMNISTDataModule
 from datamodules.multi_sprites import MultiSprites, MultiSpritesDataModule
 from datamodules.objects_room import ObjectsRoom, ObjectsRoomDataModule
+from datamodules.picture import PictureDataModule, PictureScenes
 from datamodules.shapestacks import ShapeStacks, ShapeStacksDataModule
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "MultiSpritesDataModule",
     "ObjectsRoom",
     "ObjectsRoomDataModule",
+    "PictureDataModule",
+    "PictureScenes",
     "SceneDataModule",
     "SceneDataset",
     "ShapeStacks",

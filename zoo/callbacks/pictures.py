@@ -24,7 +24,7 @@ class ScenePictures(Callback):
 
     Args:
         num_images: How many images, the first of the set.
-        every_n_validations: Draw at every n-th validation; the last before training ends is kept as `last.png`.
+        every_n_validations: Draw at every n-th validation; the last before training ends is `last.png`, too.
         threshold: Slots with at least this presence are drawn.
     """
 
@@ -98,9 +98,11 @@ class ScenePictures(Callback):
         if name is not None and stage is not None:
             for i, loader in enumerate(stage_loader_names(trainer, stage)):
                 if i in self._batches:
-                    sheet = draw_scenes(self._batches[i], model.see(self._batches[i]), self.threshold)
+                    about = f"{type(model).__name__} after {model.steps_trained} steps"
+                    sheet = draw_scenes(self._batches[i], model.see(self._batches[i]), self.threshold, about=about)
                     sheets[f"{name}_{loader}" if loader else name] = sheet
-                    sheets.setdefault("last", sheet)
+                    if stage == "val":
+                        sheets.setdefault("last", sheet)
         else:
             if hasattr(model, "generate"):
                 sheets["generated"] = draw_generated(model, self.num_images, size)

@@ -1,6 +1,6 @@
 """One picture of what a model has learned: `python -m zoo show --ckpt_path NAME`.
 
-From top to bottom, as far as the model has it: test images with true boxes, reconstructions, predicted boxes and masks,
+In this order, as far as the model has it: test images with true boxes, reconstructions, predicted boxes and masks,
 backgrounds; the objects that were found, by category; what appearance vectors stand for, along the directions in which
 those of the found objects differ most; and scenes that the model imagines.
 """
@@ -36,9 +36,9 @@ from zoo.pictures.draw import (
     draw_scenes,
     draw_styles,
     draw_varied,
-    sheet_of,
     to_picture,
 )
+from zoo.pictures.sheet import GAP, MARGIN, arrange, sheet_of
 from zoo.prediction import ImageSize, pick_device, predict
 from zoo.scene import Scene
 from zoo.sharing import weights
@@ -46,13 +46,13 @@ from zoo.sharing import weights
 if TYPE_CHECKING:
     from zoo.models.base import ObjectModel
 
-_CELL = 64  # pixels of the picture of one object
+_CELL = 52  # pixels of the picture of one object
 _CATEGORIES = 16  # shown at most
 _DIRECTIONS, _SPREAD = 4, 2.5  # in which appearance vectors are varied, by so many standard deviations to either side
 
 
 def draw_sheet(
-    model: "ObjectModel", batch: Batch, scene: Scene, *, num_images: int = 8, threshold: float = 0.5
+    model: "ObjectModel", batch: Batch, scene: Scene, *, num_images: int = 6, threshold: float = 0.5
 ) -> Image.Image:
     """Draw what a model sees in images, and what it has learned to draw.
 
@@ -71,8 +71,8 @@ def draw_sheet(
     chosen = (~occupied).int().argsort(stable=True)[:num_images]
     shown = cast(Batch, {key: value[chosen] for key, value in cast(dict[str, Tensor], batch).items()})
     first = _choose(scene, chosen)
-    sheets = [draw_scenes(shown, first, threshold)]
-    columns = max(1, sheets[0].width // (_CELL + 4))
+    sheets = [draw_scenes(shown, first, threshold, about=type(model).__name__)]
+    columns = max(1, (sheets[0].width - MARGIN) // (_CELL + GAP))
     if present.any():
         sheets.append(_objects(batch["image"], scene, present, columns))
     size = (batch["image"].shape[-2], batch["image"].shape[-1])
@@ -87,12 +87,7 @@ def draw_sheet(
         sheets.append(draw_styles(model, columns))
     if hasattr(model, "vary"):
         sheets.append(draw_varied(model, shown["image"]))
-    sheet = Image.new("RGB", (max(part.width for part in sheets), sum(part.height for part in sheets)), (24, 24, 28))
-    top = 0
-    for part in sheets:
-        sheet.paste(part, (0, top))
-        top += part.height
-    return sheet
+    return arrange(sheets)
 
 
 def _choose(scene: Scene, images: Tensor | slice) -> Scene:
@@ -108,12 +103,12 @@ def _objects(image: Tensor, scene: Scene, present: Tensor, columns: int) -> Imag
     center, half = (start + end) / 2, (end - start).amax(-1, keepdim=True) / 2
     crops = replace(scene, boxes=torch.cat([center - half, center + half], -1)).crops(image, _CELL)[present]
     if scene.category is None:
-        return sheet_of({f"found objects, {len(crops)} in all": _cells(crops[:columns])})
+        return sheet_of({f"{len(crops)} objects found": _cells(crops[:columns])})
     category = scene.category.argmax(-1)[present]
     counts = category.bincount(minlength=scene.category.shape[-1])
     frequent = counts.argsort(descending=True)[:_CATEGORIES].sort().values.tolist()
     return sheet_of(
-        {f"found objects of category {g}, {counts[g]} in all": _cells(crops[category == g][:columns])
+        {f"category {g}: {counts[g]} found": _cells(crops[category == g][:columns])
          for g in frequent if counts[g]}
     )  # fmt: skip
 
@@ -133,7 +128,7 @@ def _traversals(model: Any, what: Tensor, columns: int) -> Image.Image:
         drawn = model.decode(varied[None].to(model.device))
         drawn = drawn[0] * drawn[1].unsqueeze(2) if isinstance(drawn, tuple) else drawn  # colours and alpha
         share = (spread[i].square() / spread.square().sum()).item()
-        title = f"what: component {i + 1}, {share:.0%} of the variance, from -{_SPREAD} to {_SPREAD} std"
+        title = f"what: component {i + 1} ({share:.0%} of variance), ±{_SPREAD} std"
         rows[title] = _cells(drawn[0].cpu())
     return sheet_of(rows)
 
@@ -162,7 +157,7 @@ def show(
     *,
     images: str | Path | None = None,
     image_size: ImageSize = None,
-    num_images: int = 8,
+    num_images: int = 6,
     num_scenes: int = 256,
     threshold: float = 0.5,
     device: str = "auto",
@@ -249,7 +244,7 @@ def main(args: list[str] | None = None) -> None:
         help="side, or height and width, that images are resized to; original: they stay as they are (what the model "
         "was trained on)",
     )
-    parser.add_argument("--num_images", type=int, default=8, help="images that are shown whole (8)")
+    parser.add_argument("--num_images", type=int, default=6, help="images that are shown whole (6)")
     parser.add_argument("--num_scenes", type=int, default=256, help="images whose objects are shown (256)")
     parser.add_argument("--threshold", type=float, default=0.5, help="presence from which a slot is an object (0.5)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (auto)")

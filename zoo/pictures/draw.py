@@ -5,10 +5,11 @@ import math
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import Batch
+from zoo.pictures.sheet import draw_boxes, presence_label, sheet_of
 from zoo.scene import Scene
 
 TRUE_COLOR, PREDICTED_COLOR = (255, 200, 0), (60, 140, 255)  # as in the SPAIR paper's figure 2
@@ -16,23 +17,27 @@ CATEGORY_COLORS = (  # far apart from each other and from the yellow of truth, b
     (60, 140, 255), (255, 70, 70), (50, 205, 80), (210, 90, 255), (0, 205, 215),
     (255, 160, 200), (170, 115, 70), (150, 155, 165), (150, 160, 0), (255, 140, 30),
 )  # fmt: skip
-_GAP, _LABEL = 4, 14
+_NARROWEST, _SINGLE = 128, 52  # pixels of a picture in a sheet, and of that of a single object
 
 
-def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int | None = None) -> Image.Image:
+def draw_scenes(
+    batch: Batch, scene: Scene, threshold: float = 0.5, scale: int | None = None, about: str = ""
+) -> Image.Image:
     """A sheet with one column an image, and rows for input, reconstruction and predictions.
 
     Args:
         batch: B images; true boxes are drawn in yellow where it has them.
-        scene: What a model sees in them; boxes of presence at least `threshold` are drawn, brighter for more: in blue,
-            or, where objects have categories, each category in its colour and with its number before the presence. True
-            boxes have the number of their class then.
+        scene: What a model sees in them; boxes of presence at least `threshold` are drawn: in blue, or, where objects
+            have categories, each category in its colour and with its number before the presence. True boxes have the
+            number of their class then.
         threshold: In [0, 1].
-        scale: Enlargement of each pixel; by default images become at least 192 pixels wide.
+        scale: Enlargement of each pixel; by default images become at least 128 pixels wide.
+        about: What the caption begins with, such as the model and its step. Colours and threshold follow.
 
     Returns:
-        An RGB picture. Where there are masks, attention maps or a background of more than a colour, there are rows for
-        them, each object or slot in its colour; the brightest cell of each attention map has the full one.
+        An RGB picture, with the number of objects found (and there) above each column. Where there are masks, attention
+        maps or a background of more than a colour, there are rows for them, each object or slot in its colour; the
+        brightest cell of each attention map has the full one.
     """
     B, _, H, W = batch["image"].shape
     scale = scale or _enlargement(W)
@@ -40,20 +45,25 @@ def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int |
     reconstructions = [to_picture(image, scale) for image in scene.reconstruction]
     predictions = [picture.copy() for picture in inputs]
     categories = None if scene.category is None else scene.category.argmax(-1).tolist()
+    counts, width = [], max(1, scale // 3)
     for b in range(B):
+        order = scene.presence[b].argsort(descending=True).tolist()  # the surest have their labels first
+        found = [k for k in order if scene.presence[b, k] >= threshold]
+        own = [None if categories is None else categories[b][k] for k in found]
+        colors = [PREDICTED_COLOR if category is None else category_color(category) for category in own]
+        presence = scene.presence[b, found].tolist()
+        labels = [presence_label(*each) for each in zip(presence, own, strict=True)]
+        draw_boxes(predictions[b], scene.boxes[b, found] * scale, colors, labels, width)
+        counts.append(f"{len(found)} found")
         if "boxes" in batch:
             valid = batch["valid"][b]
             named = categories is not None and "labels" in batch
-            labels = map(str, batch["labels"][b][valid].tolist()) if named else [""] * int(valid.sum())
-            for box, label in zip(batch["boxes"][b][valid], labels, strict=True):
-                draw_box(inputs[b], box, scale, TRUE_COLOR, label)
-        for k, (box, presence) in enumerate(zip(scene.boxes[b], scene.presence[b].tolist(), strict=True)):
-            if presence >= threshold:
-                color, label = PREDICTED_COLOR, f"{presence:.2f}"
-                if categories is not None:
-                    color = category_color(categories[b][k])
-                    label = f"{categories[b][k]}: {label}"
-                draw_box(predictions[b], box, scale, tuple(int(c * (0.4 + 0.6 * presence)) for c in color), label)
+            classes = [str(label) for label in batch["labels"][b][valid].tolist()] if named else []
+            draw_boxes(inputs[b], batch["boxes"][b][valid] * scale, [TRUE_COLOR] * int(valid.sum()), classes, width)
+            counts[b] += f", {int(valid.sum())} there"
+    known, kinds = "boxes" in batch, "a colour for each category" if categories is not None else "blue"
+    legend = [about, f"yellow: true{' (class)' * (categories is not None)}" if known else ""]
+    legend.append(f"{kinds}: found, with presence of {threshold:g} or more, written where below 1")
     titles = ["input and true boxes" if "boxes" in batch else "input", "reconstruction", "predicted boxes"]
     rows = dict(zip(titles, [inputs, reconstructions, predictions], strict=True))
     more = {
@@ -72,7 +82,7 @@ def draw_scenes(batch: Batch, scene: Scene, threshold: float = 0.5, scale: int |
                 maps = torch.einsum("bkhw,kc->bchw", share.float(), colors)
                 maps = torch.nn.functional.interpolate(maps, (H, W))
             rows[title] = [to_picture(image, scale) for image in maps]
-    return sheet_of(rows)
+    return sheet_of(rows, caption="; ".join(filter(None, legend)), columns=counts)
 
 
 def _varies(image: Tensor | None) -> bool:
@@ -102,7 +112,7 @@ def draw_generated(model: Any, num_images: int, image_size: tuple[int, int]) -> 
     title, generator = "drawn from the prior", torch.Generator().manual_seed(0)
     if "count" in inspect.signature(model.generate).parameters:
         counts = [1 + 4 * b // num_images for b in range(num_images)]
-        title += f", number of objects given: {', '.join(map(str, counts))}"
+        title += f", objects given: {', '.join(map(str, counts))}"
         scenes = [model.generate(1, image_size, generator=generator, count=count) for count in counts]
         drawn = torch.cat([scene.reconstruction for scene in scenes])
     else:
@@ -138,7 +148,7 @@ def draw_composed(model: Any, num_images: int, image_size: tuple[int, int]) -> I
     rows = {f"categories {part[0]} to {part[-1]}": row(part[:, None]) for part in every.split(n)}
     many = (math.isqrt(hp.num_steps) + 2) ** 2
     sequences = torch.randint(len(every), (n, many), generator=torch.Generator().manual_seed(0))
-    rows[f"given categories: {many} objects from a model of {hp.num_steps} steps"] = row(sequences)
+    rows[f"{many} objects of given categories (the model has {hp.num_steps} steps)"] = row(sequences)
     rows["given angles: from -90 to 90 degrees"] = row(
         every.expand(n, -1), angles=torch.linspace(-math.pi / 2, math.pi / 2, n)
     )
@@ -168,8 +178,8 @@ def draw_styles(model: Any, num_styles: int) -> Image.Image:
     boxes = torch.tensor([1, 1, 1 + side, 1 + side]).expand(len(categories), 1, 4)
     pixels = math.ceil(side) + 2
     drawn = model.assemble(categories, styles.repeat(hp.num_categories, 1)[:, None], boxes, (pixels, pixels))
-    pictures = [to_picture(image, max(1, 96 // pixels)) for image in drawn.reconstruction]
-    names = (f"category {c}: average, then in {n - 1} styles" for c in range(hp.num_categories))
+    pictures = [to_picture(image, max(1, _SINGLE // pixels)) for image in drawn.reconstruction]
+    names = (f"category {c}{': average, then styles' * (c == 0)}" for c in range(hp.num_categories))
     return sheet_of({name: pictures[c * n : (c + 1) * n] for c, name in enumerate(names)})
 
 
@@ -212,8 +222,8 @@ def _grid(count: int, image_size: tuple[int, int]) -> Tensor:
 
 
 def _enlargement(width: int) -> int:
-    """By how much pixels grow so that pictures are at least 192 wide."""
-    return max(1, -(-192 // width))
+    """By how much pixels grow so that pictures are at least 128 wide."""
+    return max(1, -(-_NARROWEST // width))
 
 
 def to_picture(image: Tensor, scale: int) -> Image.Image:
@@ -221,31 +231,3 @@ def to_picture(image: Tensor, scale: int) -> Image.Image:
     pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().cpu().expand(3, -1, -1)
     picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-def draw_box(
-    picture: Image.Image, box: Tensor, scale: int, color: tuple[int, ...], label: str = "", width: int | None = None
-) -> None:
-    """Outline a box given in the pixels of the image before it was enlarged, its label above; draws in place."""
-    x1, y1, x2, y2 = (v * scale for v in box.tolist())
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=color, width=width or max(1, scale // 3))
-    if label:
-        left, _, right, bottom = draw.textbbox((0, 0), label, stroke_width=1)
-        x = min(max(x1, 0), picture.width - right)
-        y = y1 - bottom - 1 if y1 > bottom else y1 + 1  # inside where there is no room above
-        draw.text((x - left, y), label, fill=color, stroke_width=1, stroke_fill=(0, 0, 0))
-
-
-def sheet_of(rows: dict[str, list[Image.Image]]) -> Image.Image:
-    """Rows of equally large pictures, each under its title."""
-    first = next(iter(rows.values()))[0]
-    columns = max(len(row) for row in rows.values())
-    width = columns * (first.width + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, len(rows) * (first.height + _LABEL + _GAP)), (24, 24, 28))
-    for r, (title, row) in enumerate(rows.items()):
-        top = r * (first.height + _LABEL + _GAP)
-        ImageDraw.Draw(sheet).text((_GAP, top + 1), title, fill=(220, 220, 220))
-        for c, picture in enumerate(row):
-            sheet.paste(picture, (_GAP + c * (first.width + _GAP), top + _LABEL))
-    return sheet

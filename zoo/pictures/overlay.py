@@ -7,13 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from zoo.pictures.draw import PREDICTED_COLOR, category_color, draw_box, to_picture
+from zoo.pictures.draw import PREDICTED_COLOR, category_color, to_picture
+from zoo.pictures.sheet import draw_boxes, presence_label
 from zoo.scene import FoundObject
 
-_NARROWEST, _WIDEST = (
-    192,
-    1024,
-)  # pixels of a picture: boxes and numbers can be told, and a folder of them looked through
+_NARROWEST, _WIDEST = 192, 1024  # pixels of a picture: its boxes can be told, and a folder of them looked through
 
 
 def draw_objects(image: Tensor, objects: Sequence[FoundObject], mask: np.ndarray | None = None) -> Image.Image:
@@ -22,7 +20,8 @@ def draw_objects(image: Tensor, objects: Sequence[FoundObject], mask: np.ndarray
     Args:
         image: (C, H, W) in [0, 1], C 1 or 3. It is drawn larger or smaller where it is less than 192 or more than 1024
             pixels wide.
-        objects: With boxes in the pixels of `image`, of which each has its presence above it, and is brighter for more.
+        objects: With boxes in the pixels of `image`, the surest first; each has its presence
+            beside it, unless that is 1.
             A colour stands for a category; for an object where masks tell them apart; else all are blue.
         mask: (H, W) of whole numbers: pixels of slot k are k + 1.
 
@@ -43,10 +42,9 @@ def draw_objects(image: Tensor, objects: Sequence[FoundObject], mask: np.ndarray
         colors = Image.fromarray(tint).resize(size, Image.Resampling.NEAREST)
         where = Image.fromarray(np.where(tint.any(2), 115, 0).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         picture = Image.composite(colors, picture, where)
-    for found in objects:
-        color = tuple(int(c * (0.4 + 0.6 * found["score"])) for c in _color(found, mask is not None))
-        label = f"{found['score']:.2f}" if found["category"] is None else f"{found['category']}: {found['score']:.2f}"
-        draw_box(picture, torch.tensor(found["box"]) * scale, 1, color, label, width=max(1, int(scale) // 3))
+    labels = [presence_label(found["score"], found["category"]) for found in objects]
+    boxes = torch.tensor([found["box"] for found in objects]).view(-1, 4) * scale
+    draw_boxes(picture, boxes, [_color(found, mask is not None) for found in objects], labels, max(1, int(scale) // 3))
     return picture
 
 

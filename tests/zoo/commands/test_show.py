@@ -14,9 +14,10 @@ from zoo import __main__ as command_line
 from zoo.commands import show
 from zoo.models import SPAIR, ObjectModel, SPAIRRecipe
 from zoo.pictures import draw as pictures
+from zoo.pictures.sheet import GAP, LINE, MARGIN
 from zoo.scene import Scene
 
-TITLE, GAP = 14, 4
+TOP = 2 * LINE + GAP
 
 
 class Painter(ObjectModel):
@@ -57,16 +58,16 @@ def test_a_sheet_has_a_row_for_whatever_the_model_has(monkeypatch: pytest.Monkey
     titles: list[str] = []
     sheet_of = pictures.sheet_of
     for module in (show, pictures):
-        monkeypatch.setattr(module, "sheet_of", lambda rows: titles.extend(rows) or sheet_of(rows))
+        monkeypatch.setattr(module, "sheet_of", lambda rows, **more: titles.extend(rows) or sheet_of(rows, **more))
     model, image = Painter(), scenes_of(10, [1, 4, 5, 7])
     scene = model.scene(image)
     sheet = show.draw_sheet(model, {"image": image}, scene, num_images=3)
     assert titles[:3] == ["input", "reconstruction", "predicted boxes"]
     assert titles[3:5] == ["predicted masks", "background"]
-    assert titles[5:7] == ["found objects of category 0, 4 in all", "found objects of category 2, 4 in all"]
-    assert titles[7].startswith("what: component 1, 100% of the variance")
+    assert titles[5:7] == ["category 0: 4 found", "category 2: 4 found"]
+    assert titles[7].startswith("what: component 1 (100% of variance)")
     assert not any("prior" in title for title in titles)  # it cannot generate
-    columns = (3 * (192 + GAP) + GAP) // (64 + GAP)
+    columns = (3 * (128 + GAP) + GAP) // (52 + GAP)
     (asked,) = {tuple(what.shape) for what in model.asked}
     assert asked == (1, columns, 2)
     # along the component the population's spread is gone through, from end to end
@@ -77,8 +78,8 @@ def test_a_sheet_has_a_row_for_whatever_the_model_has(monkeypatch: pytest.Monkey
     # the first images shown are those with objects
     pixels = np.asarray(sheet)
     for c in range(3):
-        left = GAP + c * (192 + GAP)
-        assert pixels[TITLE + 30, left + 30].tolist() == [255] * 3
+        left = MARGIN + c * (128 + GAP)
+        assert pixels[TOP + 30, left + 30].tolist() == [255] * 3
     generating = SPAIR(channels=1, backbone_channels=4)
     show.draw_sheet(generating, {"image": image}, generating.eval()(image), threshold=1.0)
     assert titles[-1].startswith("drawn from the prior")
@@ -96,8 +97,8 @@ def test_every_checkpoint_is_shown_on_a_folder_of_images(name: str, tmp_path: Pa
         Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png")
     path = show.show(name, tmp_path / "out" / "sheet.png", images=tmp_path / "in", device="cpu")
     sheet = Image.open(path)
-    assert sheet.width >= 3 * 192
-    assert sheet.height > 4 * 192  # images, reconstructions, boxes, imagined scenes
+    assert 3 * 128 <= sheet.width <= 1920
+    assert 3 * 128 < sheet.height <= 1400  # images, reconstructions, boxes
     assert [p.name for p in path.parent.iterdir()] == ["sheet.png"]
 
 
@@ -117,9 +118,9 @@ def test_a_checkpoint_is_shown_on_its_own_data_from_the_command_line(
     assert (sheet == np.array(pictures.TRUE_COLOR)).all(-1).any()  # true boxes are known
     data.setup("test")
     first = data.datasets["test"].batch([0])["image"][0, 0]
-    shown = sheet[TITLE : TITLE + 192, GAP : GAP + 192].max(-1)[2::4, 2::4]
+    shown = sheet[TOP : TOP + 144, MARGIN : MARGIN + 144].max(-1)[1::3, 1::3]
     bright = torch.from_numpy(
-        (shown > 128) & (shown == sheet[TITLE : TITLE + 192, GAP : GAP + 192].min(-1)[2::4, 2::4])
+        (shown > 128) & (shown == sheet[TOP : TOP + 144, MARGIN : MARGIN + 144].min(-1)[1::3, 1::3])
     )
     assert (first[bright] > 0.4).all()
     assert bright.sum() > 10
