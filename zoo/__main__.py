@@ -28,6 +28,11 @@ _OWN_VERBS = {
     "publish": "test a run's checkpoint and put it among those that come with the zoo",
     "page": "open a local page: drop or draw images, and see what a checkpoint finds in them",
 }
+_GROUPS = {  # verbs in the order of a visit; those that no group names come last
+    "train and evaluate": ("fit", "test", "validate"),
+    "use what is trained": ("show", "predict", "page", "cluster", "export"),
+    "compare": ("benchmark", "results", "dashboard"),
+}
 _HEADLINES = (
     *("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi"),
     *("ari_fg", "miou_fg"),
@@ -41,8 +46,10 @@ def usage() -> str:
         **_OWN_VERBS,
         "list": "the models, datamodules, trained checkpoints and configurations there are",
     }
-    lines = ["usage: python -m zoo VERB [options]", "", "verbs:"]
-    lines += [f"  {verb:11}{what}" for verb, what in verbs.items()]
+    lines = ["usage: python -m zoo VERB [options]"]
+    grouped = {verb for group in _GROUPS.values() for verb in group}
+    for title, group in {**_GROUPS, "more": [verb for verb in verbs if verb not in grouped]}.items():
+        lines += ["", f"{title}:", *(f"  {verb:11}{verbs[verb]}" for verb in group)]
     lines += [
         "",
         "examples:",
@@ -116,7 +123,12 @@ def _run(verb: str) -> None:
         run_folder()
     elif verb in _OWN_VERBS:
         import_module(f"zoo.commands.{verb}").main()
+    elif verb in _TRAINER_VERBS and {"-h", "--help"} & set(sys.argv[2:]):
+        from zoo.commands.help import short_help
+
+        print(short_help(verb, _TRAINER_VERBS[verb]))
     elif verb in _TRAINER_VERBS:
+        sys.argv = ["--help" if arg == "--help_all" else arg for arg in sys.argv]
         from zoo.commands.cli import main as run
 
         run()

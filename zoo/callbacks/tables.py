@@ -6,14 +6,16 @@ from rich.table import Table
 
 from zoo.evaluation import METRIC_NAMES
 from zoo.loaders import stage_loader_names
+from zoo.results.table import HEADLINES
 
 
 class MetricTable(Callback):
-    """Prints the metrics of the last validation when training ends, and those of the test set after a test."""
+    """Prints the main metrics of the last validation when training ends, and all of the test set after a test."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the last validation's metrics."""
-        self._print(trainer, pl_module, "val", f"validation after {trainer.global_step} steps")
+        title = f"validation after {trainer.global_step} steps"
+        self._print(trainer, pl_module, "val", title, only=(*HEADLINES, "mse", "loss"))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the test metrics."""
@@ -24,7 +26,9 @@ class MetricTable(Callback):
         if trainer.state.fn == "validate":
             self._print(trainer, pl_module, "val", "validation")
 
-    def _print(self, trainer: Trainer, pl_module: LightningModule, stage: str, title: str) -> None:
+    def _print(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str, title: str, only: tuple[str, ...] | None = None
+    ) -> None:
         values = {
             k.split("/", 1)[1]: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")
         }
@@ -40,6 +44,8 @@ class MetricTable(Callback):
         names = [name for name in values if "/" not in name]
         metrics = [name for name in METRIC_NAMES if name in names]
         for name in metrics + [name for name in names if name not in metrics]:  # loss terms come last
+            if only is not None and name not in only:
+                continue
             table.add_row(name, *(_number(values.get(f"{name}/{loader}" if loader else name)) for loader in loaders))
         console = Console()
         console.print(

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins import CheckpointIO
@@ -34,11 +33,13 @@ from zoo.callbacks import (
     RunRecord,
     ScenePictures,
     SceneWriter,
+    StepProgress,
 )
 from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
 from zoo.commands import agreement, curriculum
 from zoo.commands import parser as arguments
 from zoo.commands.parser import UsageError, ZooParser, brief, options
+from zoo.commands.quiet import quiet
 from zoo.downstream.clustering import Covariance
 from zoo.models.base import ObjectModel
 from zoo.sharing import weights
@@ -391,12 +392,24 @@ class ZooCLI(LightningCLI):
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs.setdefault("plugins", [*plugins, WholeCheckpointIO()])
+        if own.enable_model_summary is None:
+            kwargs.setdefault("enable_model_summary", False)  # a line says as much
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit" and not own.barebones:
             # before those that save: a checkpoint has what is known of the validation that it is saved after
             record = RunRecord(*self.started_from, seed=config.seed_everything, init=self.init)
             trainer.callbacks.insert(0, record)  # type: ignore[attr-defined]
+        self._say_what_runs(trainer)
         return trainer
+
+    def _say_what_runs(self, trainer: Trainer) -> None:
+        """In two lines: what is to be done with which model, data and device, and the folder of the run."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        device = f"{trainer.num_devices} x {trainer.strategy.root_device.type}" if trainer.num_devices > 1 else ""
+        about = f"{type(self.model).__name__} ({parameters:,} parameters) on {self.datamodule.name}"
+        rank_zero_info(f"{self.subcommand}: {about}, {device or trainer.strategy.root_device.type}")
+        if self.csv is not None:
+            rank_zero_info(f"run folder: {self.csv.log_dir}")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Without the callbacks that go against the trainer's flags."""
@@ -407,6 +420,10 @@ class ZooCLI(LightningCLI):
             unwanted = (Checkpoint,)
         kept = [each for each in callbacks if not isinstance(each, unwanted)]
         defaults = [each for each in self.trainer_defaults["callbacks"] if not isinstance(each, unwanted)]
+        shows = config.get("enable_progress_bar") is not False and not config.get("barebones")
+        own = [*kept, *(config.get("callbacks") or [])]
+        if shows and not any(isinstance(each, ProgressBar) for each in own):
+            defaults.insert(0, StepProgress())  # its line ends before others print
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": defaults}
         return super()._instantiate_trainer(config, kept)
 
@@ -429,7 +446,7 @@ class ZooCLI(LightningCLI):
             from lightning.pytorch.loggers import WandbLogger
 
             _ = csv.experiment  # makes the folder, which should be empty then
-            yield WandbLogger(
+            logger = WandbLogger(
                 name=f"{name}/version_{csv.version}",
                 project=wandb_project(config.wandb_project),
                 group=name,
@@ -438,6 +455,8 @@ class ZooCLI(LightningCLI):
                 offline=mode == "offline",
                 mode=mode,  # said again: wandb may have read its environment before Lightning sets it
             )
+            logger._wandb_init.pop("anonymous", None)  # which W&B warns of, given or not
+            yield logger
         except ModuleNotFoundError:
             rank_zero_warn("wandb is not installed: logging to CSV only")
 
@@ -550,10 +569,12 @@ def wandb_mode(wish: str = "auto") -> str:
 
 def main(args: list[str] | None = None) -> None:
     """Run a verb of the trainer."""
-    # Lightning's own use of a deprecated name of torch, once for each epoch
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    quiet()
     try:
-        ZooCLI(args)
+        cli = ZooCLI(args)
+        if cli.csv is not None and Path(cli.csv.log_dir).is_dir():
+            pages = [getattr(logger.experiment, "url", None) for logger in cli.trainer.loggers[1:]]  # of W&B online
+            rank_zero_info(", ".join([f"run folder: {cli.csv.log_dir}", *filter(None, pages)]))
     except _FOR_USERS as error:
         if os.environ.get("ZOO_TRACEBACK"):
             raise

@@ -31,7 +31,8 @@ def draw_scenes(
             have categories, each category in its colour and with its number before the presence. True boxes have the
             number of their class then.
         threshold: In [0, 1].
-        scale: Enlargement of each pixel; by default images become at least 128 pixels wide.
+        scale: Enlargement of each pixel; by default images become at least 128 pixels wide, or some 512 where there
+            are one or two.
         about: What the caption begins with, such as the model and its step. Colours and threshold follow.
 
     Returns:
@@ -40,7 +41,7 @@ def draw_scenes(
         brightest cell of each attention map has the full one.
     """
     B, _, H, W = batch["image"].shape
-    scale = scale or _enlargement(W)
+    scale = scale or (_enlargement(W) if B > 2 else max(_enlargement(W), 512 // W))
     inputs = [to_picture(image, scale) for image in batch["image"]]
     reconstructions = [to_picture(image, scale) for image in scene.reconstruction]
     predictions = [picture.copy() for picture in inputs]

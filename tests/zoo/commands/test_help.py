@@ -1,11 +1,15 @@
 """Every field that a YAML file may have says what it means, under --help."""
 
+import contextlib
 import inspect
 import re
+import sys
 
 import pytest
 
+from zoo import __main__ as command_line
 from zoo import registry
+from zoo.commands import help as help_texts
 from zoo.commands.cli import main
 
 OPTION = re.compile(r"^  (?:-\w\b[^\n]*?, )?--(?:no_)?([\w.+]+)(.*?)(?=^  -|^\S|\Z)", re.MULTILINE | re.DOTALL)
@@ -62,3 +66,20 @@ class Undocumented(SPAIR):
     monkeypatch.setenv(registry.PLUGINS, "mine_undocumented")
     said = texts(["fit", "--model.help", "Undocumented"], capsys)
     assert said == {"model.one": "", "model.other": "Has a text."}
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict", "cluster"])
+def test_the_short_help_names_options_that_there_are(verb: str, capsys, monkeypatch) -> None:
+    said = {}
+    for flag in ("--help", "--help_all"):
+        monkeypatch.setattr(sys, "argv", ["zoo", verb, flag])
+        with contextlib.suppress(SystemExit):
+            command_line.main()
+        said[flag] = capsys.readouterr().out
+    assert f"--{'help'}_all" in said["--help"]
+    assert len(said["--help"].splitlines()) < 40 < len(said["--help_all"].splitlines())
+    assert max(map(len, said["--help"].splitlines())) <= 150
+    known = set(re.findall(r"--[\w.]+", said["--help_all"]))
+    named = help_texts.options(verb)
+    assert named
+    assert set(named) <= known
