@@ -4,7 +4,8 @@ Each job is a process of its own: `python -m zoo fit` with one configuration and
 GPUs. What `benchmark` does not know is handed to every job, as in `--trainer.max_steps=1000`. OUT holds
 
 - `runs/`: the run folder of each job, whose `run.json` says that it has ended; `logs/`: what each job printed;
-- `results.csv`, `results.md`: all jobs, and means and standard deviations over seeds beside the papers' figures;
+- `results.csv`: all jobs; `results.md`, `results.tex`, `means.csv`: models by metrics, means and standard deviations
+  over seeds, the best bold, and (in Markdown) the same beside the papers' figures;
 - `bars.png`, `progress.png`: the same with error bars, and metrics against time.
 
 Run again, it does only what is missing: jobs that have ended are not repeated, unless their configuration has changed.
@@ -33,6 +34,7 @@ from zoo import configurations
 from zoo.commands.arguments import VerbParser
 from zoo.files import write_whole
 from zoo.results import table as results
+from zoo.results.pivot import pivot
 
 try:
     import fcntl
@@ -218,10 +220,17 @@ def _outcome(running: Running) -> str:
 
 
 def tabulate(out: Path) -> None:
-    """Write results.csv and results.md from all jobs that have ended."""
+    """Write results.csv, results.md, results.tex and means.csv from all jobs that have ended."""
     table = out / "results.csv"
     results.add([path.parent for path in ended(out)], table)
-    write_whole(out / "results.md", (results.table(table) + "\n").encode())
+    rows = results.read(table)
+    contents = {
+        "results.md": f"{pivot(rows)}\n\n{results.table(table)}",
+        "results.tex": pivot(rows, "latex"),
+        "means.csv": pivot(rows, "csv"),
+    }
+    for name, content in contents.items():
+        write_whole(out / name, f"{content}\n".encode())
 
 
 def draw(out: Path) -> dict[str, Path]:

@@ -4,10 +4,15 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from zoo.results import table as results
+from zoo.results.pivot import short_names
+
+# Okabe and Ito's colours, which people with any colour vision tell apart
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 
 def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
@@ -21,13 +26,15 @@ def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
     Returns:
         The figure; None where no run has a metric.
     """
-    groups: dict[str, list[Mapping[str, str]]] = {}
-    for row in rows:
-        groups.setdefault(_label(row), []).append(row)
     metrics = [name for name in results.HEADLINES if any(row.get(name) for row in rows)]
     if not metrics:
         return None
-    figure = Figure(figsize=(2.2 + 2.6 * len(metrics), 1.3 + 0.45 * len(groups)), layout="constrained")
+    names = _names(rows)
+    groups: dict[str, list[Mapping[str, str]]] = {}
+    for name, row in zip(names, rows, strict=True):
+        groups.setdefault(name, []).append(row)
+    size = (1.0 + 0.075 * max(map(len, "\n".join(groups).split("\n"))) + 2.4 * len(metrics), 1.3 + 0.5 * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     shows_papers = False
     for ax, metric in zip(axes, metrics, strict=True):
@@ -36,29 +43,37 @@ def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
             if values:
                 spread = stdev(values) if len(values) > 1 else None
                 error = {"ecolor": "0.2", "capsize": 3}
-                ax.barh(i, mean(values), 0.6, xerr=spread, color=f"C{i % 10}", alpha=0.75, error_kw=error)
+                ax.barh(i, mean(values), 0.6, xerr=spread, color=_COLORS[i % len(_COLORS)], error_kw=error)
                 text = f"{mean(values):.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
-                ax.text(0.02, i, text, va="center", fontsize=7, zorder=5)
+                # beside all bars, deviations and dots, none of which lies under it
+                ax.text(1.04, i, text, va="center", fontsize=8)
                 ax.scatter(values, [i] * len(values), s=9, color="0.15", zorder=3, linewidths=0)
             paper = results.published(own[0]["experiment"], own[0]["changes"], own[0]["data"], metric)
             if paper is not None:
                 shows_papers = True
                 ax.plot([float(paper["mean"])] * 2, [i - 0.38, i + 0.38], color="black", linewidth=2.5, zorder=4)
-        ax.set_title(results.TITLES.get(metric, metric), fontsize=10)
-        ax.set_xlim(0, 1.02)
+        ax.set_title(results.TITLES.get(metric, metric), fontsize=10, loc="left")
+        ax.set_xlim(0, 1.75)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"], fontsize=8)
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines["bottom"].set_bounds(0, 1)
     axes[0].set_yticks(range(len(groups)), list(groups), fontsize=8)
     axes[0].invert_yaxis()
-    if shows_papers:
-        handle = Line2D([], [], color="black", linewidth=2.5, label="paper")
-        figure.legend(handles=[handle], loc="outside lower right", frameon=False, fontsize=8)
+    dot = Line2D([], [], color="0.15", marker="o", markersize=3, linestyle="", label="one seed")
+    stroke = Line2D([], [], color="black", linewidth=2.5, label="the paper's figure")
+    figure.legend(
+        handles=[dot, *([stroke] * shows_papers)], loc="outside lower center", ncols=2, frameon=False, fontsize=8
+    )
     return figure
 
 
 def draw_progress(records: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draw validation metrics against the time of training, a line for each run, a colour for each experiment.
+    """Draw validation metrics of training, a colour for each experiment: above by steps, below by time.
+
+    Lines are means over seeds, bands a standard deviation to either side; thin lines are single runs. Where seeds were
+    not validated at the same steps, there are the single runs alone. By time, a mean is drawn at the seeds' mean time.
 
     Args:
         records: Contents of `run.json`, with `history`.
@@ -66,7 +81,8 @@ def draw_progress(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     Returns:
         The figure; None where no run has validated.
     """
-    histories = [(_label(record), record.get("history") or []) for record in records]
+    names = _names(records)
+    histories = [(name, record.get("history") or []) for name, record in zip(names, records, strict=True)]
     metrics = [
         name for name in results.HEADLINES if any(point.get(name) is not None for _, own in histories for point in own)
     ]
@@ -75,27 +91,57 @@ def draw_progress(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     labels = list(dict.fromkeys(label for label, own in histories if own))
     longest = max(point["wall_s"] for _, own in histories for point in own)
     unit, seconds = ("minutes", 60) if longest < 3 * 3600 else ("hours", 3600)
-    figure = Figure(figsize=(0.6 + 3.2 * len(metrics), 3.2 + 0.2 * len(labels)), layout="constrained")
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for ax, metric in zip(axes, metrics, strict=True):
-        for label, own in histories:
-            points = [(point["wall_s"] / seconds, point[metric]) for point in own if point.get(metric) is not None]
-            if points:
-                color = f"C{labels.index(label) % 10}"
-                ax.plot(*zip(*points, strict=True), color=color, marker="o", markersize=2.5, linewidth=1.2, alpha=0.8)
-        ax.set_title(results.TITLES.get(metric, metric), fontsize=10)
-        ax.set_xlabel(f"{unit} of training", fontsize=9)
-        ax.set_ylim(-0.02, 1.02)
-        ax.set_xlim(left=0)
-        ax.grid(alpha=0.3)
-    handles = [Line2D([], [], color=f"C{i % 10}", label=label) for i, label in enumerate(labels)]
+    figure = Figure(figsize=(0.8 + 3.2 * len(metrics), 5.2 + 0.2 * len(labels)), layout="constrained")
+    rows = figure.subplots(2, len(metrics), squeeze=False, sharey="row")
+    for axes, key, scale, said in ((rows[0], "step", 1, "step"), (rows[1], "wall_s", seconds, f"{unit} of training")):
+        for ax, metric in zip(axes, metrics, strict=True):
+            for i, label in enumerate(labels):
+                curves = [
+                    [point for point in own if point.get(metric) is not None]
+                    for name, own in histories
+                    if name == label
+                ]
+                _draw_curves(ax, [curve for curve in curves if curve], key, scale, metric, _COLORS[i % len(_COLORS)])
+            ax.set_title(results.TITLES.get(metric, metric), fontsize=10, loc="left")
+            ax.set_xlabel(said, fontsize=9)
+            ax.set_ylim(-0.02, 1.02)
+            ax.set_xlim(left=0)
+            ax.grid(alpha=0.3)
+            ax.spines[["top", "right"]].set_visible(False)
+    handles = [Line2D([], [], color=_COLORS[i % len(_COLORS)], label=label) for i, label in enumerate(labels)]
     figure.legend(handles=handles, loc="outside lower center", ncols=1, frameon=False, fontsize=8)
     return figure
 
 
-def _label(run: Mapping[str, Any]) -> str:
-    """An experiment on its data, in two lines; changes are cut short."""
-    name, changes = run["experiment"], run["changes"]
-    if changes:
-        name += f" ({changes[:40]}{'...' * (len(changes) > 40)})"
-    return f"{name}\n{run['data']}"
+def _draw_curves(
+    ax: Axes, curves: Sequence[Sequence[Mapping[str, float]]], key: str, scale: float, metric: str, color: str
+) -> None:
+    """Draw one experiment's runs, and their mean and deviation, if they were validated at the same steps."""
+    if not curves:
+        return
+    steps = [[point["step"] for point in curve] for curve in curves]
+    alone = len(curves) == 1 or any(own != steps[0] for own in steps)
+    for curve in curves:
+        x, y = [point[key] / scale for point in curve], [point[metric] for point in curve]
+        style = {"marker": "o", "markersize": 3} if alone else {}
+        ax.plot(x, y, color=color, linewidth=1.6 if alone else 0.6, alpha=1 if alone else 0.4, **style)
+    if not alone:
+        x = [mean(point[key] for point in points) / scale for points in zip(*curves, strict=True)]
+        middle = [mean(point[metric] for point in points) for points in zip(*curves, strict=True)]
+        spread = [stdev(point[metric] for point in points) for points in zip(*curves, strict=True)]
+        low = [m - s for m, s in zip(middle, spread, strict=True)]
+        high = [m + s for m, s in zip(middle, spread, strict=True)]
+        ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+        ax.plot(x, middle, color=color, marker="o", markersize=3, linewidth=1.8)
+
+
+def _names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each run its experiment, without what all have in common, cut short; and its data, if they differ."""
+    keys = [(run["experiment"], run["changes"]) for run in runs]
+    different = list(dict.fromkeys(keys))
+    short = short_names([" ".join(filter(None, key)) for key in different])
+    own = {key: name if len(name) <= 60 else f"{name[:57]}..." for key, name in zip(different, short, strict=True)}
+    if len(set(own.values())) < len(own):  # cut too short
+        own = dict(zip(different, short, strict=True))
+    several = len({run["data"] for run in runs}) > 1
+    return [own[key] + (f"\n{run['data']}" if several else "") for key, run in zip(keys, runs, strict=True)]

@@ -137,7 +137,7 @@ def table(path: Path = RECORDED) -> str:
     for (experiment, changes, data), rows in sorted(groups.items()):
         name = experiment + (f" `{changes}`" if changes else "")
         minutes = [float(r["wall_s"]) / 60 for r in rows if r["wall_s"]]
-        about = [_setting_of(experiment, changes), name, data, len(rows), rows[0]["steps"]]
+        about = [setting_of(experiment, changes), name, data, len(rows), rows[0]["steps"]]
         about += [f"{mean(minutes):.0f}" if minutes else ""]
         for metric in METRIC_NAMES:
             values = [float(r[metric]) for r in rows if r.get(metric)]
@@ -165,7 +165,7 @@ def _figures() -> dict[tuple[str, str, str], dict[str, str]]:
     return {(figure["experiment"], figure["data"], figure["metric"]): figure for figure in read(PUBLISHED)}
 
 
-def _setting_of(experiment: str, changes: str) -> str:
+def setting_of(experiment: str, changes: str) -> str:
     """Of a row: a checkpoint's clusters have the checkpoint's."""
     checkpoint, clusters, _ = experiment.partition(" + ")
     if clusters:

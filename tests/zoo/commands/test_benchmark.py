@@ -80,6 +80,8 @@ def test_a_grid_is_run_once_and_only_what_is_missing_is_run_again(capsys: pytest
     ours = [0.75, 0.76]
     assert f"| a | digits | 2 | 3 | 3 | ap50 | {mean(ours):.3f} ± {stdev(ours):.3f} |" in capsys.readouterr().out
     assert f"{mean(ours):.3f} ± {stdev(ours):.3f}" in Path("out/results.md").read_text()
+    assert r"\begin{tabular}" in Path("out/results.tex").read_text()
+    assert Path("out/means.csv").read_text().startswith("data,setting,configuration,seeds,")
     assert {Image.open(f"out/{name}.png").format for name in ("bars", "progress")} == {"PNG"}
     run(*grid, "--jobs=2")
     assert len(done()) == 4  # nothing again
@@ -210,7 +212,7 @@ def test_bars_are_means_with_deviations_beside_the_papers_figures() -> None:
     figure = draw_bars([*rows, {**common, "experiment": "mine", "count_accuracy": "0.5", "ap50": "0.4"}])
     assert figure is not None
     ap, count = figure.axes
-    assert ap.get_title() == "AP (IoU 0.5)"
+    assert ap.get_title(loc="left") == "AP (IoU 0.5)"
     assert [bar.get_width() for bar in count.patches] == pytest.approx([0.94, 0.5])
     assert "0.940 ± 0.040" in [text.get_text() for text in count.texts]
     (paper,) = [line for line in count.lines if line.get_color() == "black" and len(line.get_xdata()) == 2]
@@ -218,15 +220,42 @@ def test_bars_are_means_with_deviations_beside_the_papers_figures() -> None:
     assert draw_bars([{**common, "nmi": ""}]) is None
 
 
-def test_progress_is_metrics_against_minutes() -> None:
+def test_progress_is_metrics_against_steps_and_minutes() -> None:
     run = {"experiment": "mine", "changes": "", "data": "digits"}
     history = [{"step": 1, "wall_s": 90.0, "ap50": 0.25}, {"step": 2, "wall_s": 180.0, "ap50": 0.5, "nmi": 0.1}]
     figure = draw_progress([{**run, "history": history}, run])
     assert figure is not None
-    ap, nmi = figure.axes
+    by_step, _, ap, nmi = figure.axes
+    assert [list(data) for data in by_step.lines[0].get_data()] == [[1, 2], [0.25, 0.5]]
     assert [list(data) for data in ap.lines[0].get_data()] == [[1.5, 3.0], [0.25, 0.5]]
     assert [list(data) for data in nmi.lines[0].get_data()] == [[3.0], [0.1]]
     assert draw_progress([run]) is None
+
+
+def test_progress_of_seeds_has_their_mean_and_a_band() -> None:
+    run = {"experiment": "mine", "changes": "", "data": "digits"}
+    seeds = [[{"step": 1, "wall_s": 60.0, "ap50": v}, {"step": 2, "wall_s": 120.0, "ap50": v}] for v in (0.2, 0.4)]
+    figure = draw_progress([{**run, "history": history} for history in seeds])
+    assert figure is not None
+    ax = figure.axes[0]
+    *_, middle = ax.lines
+    assert list(middle.get_data()[1]) == pytest.approx([0.3, 0.3])
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((0.3 - 0.02**0.5, 0.3 + 0.02**0.5))
+    other = draw_progress([{**run, "history": seeds[0]}, {**run, "history": seeds[1][:1]}])  # one was cut short
+    assert other is not None
+    assert not other.axes[0].collections
+
+
+def test_figures_stand_beside_what_is_drawn_and_names_are_short() -> None:
+    common = {"changes": "", "data": "digits"}
+    rows = [{**common, "experiment": f"recipes/quick/{name}", "ap50": "0.99"} for name in ("air", "dair", "air")]
+    figure = draw_bars(rows)
+    assert figure is not None
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["air", "dair"]
+    assert all(text.get_position()[0] > 1 for text in ax.texts)
 
 
 def test_a_real_job_is_in_the_table_of_an_offline_dashboard_run(monkeypatch: pytest.MonkeyPatch) -> None:
