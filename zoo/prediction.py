@@ -25,7 +25,7 @@ ImageSize = int | Sequence[int] | Literal["original"] | None
 Refuse = Callable[[int, str], None]  # told the place of an image that a model does not take, and why
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction(Scene):
     """A scene with the images that it was read from, on the CPU.
 
@@ -40,13 +40,19 @@ class Prediction(Scene):
     image: Tensor
     placements: tuple[Placement, ...]
 
-    def objects(self, threshold: float = 0.5) -> list[list[FoundObject]]:
-        """As for every scene, with boxes in the pixels of the images as they were given."""
+    def objects(self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False) -> list[list[FoundObject]]:
+        """As for every scene, with boxes in the pixels of the images as they were given, which `clip` ends at."""
         if not self.placements:
             return []
+        boxes = self.boxes
+        if clip:
+            edges = [[p.left, p.top, p.left + p.width, p.top + p.height] for p in self.placements]
+            edge = boxes.new_tensor(edges)[:, None]
+            boxes = boxes.maximum(edge[..., :2].repeat(1, 1, 2)).minimum(edge[..., 2:].repeat(1, 1, 2))
         shift = torch.tensor([[place.left, place.top] * 2 for place in self.placements])
         scale = torch.tensor([place.scale * 2 for place in self.placements])
-        return Scene.objects(replace(self, boxes=(self.boxes - shift[:, None]) * scale[:, None]), threshold)
+        own = replace(self, boxes=(boxes - shift[:, None]) * scale[:, None])
+        return Scene.objects(own, threshold, vectors=vectors)
 
     def crops(self, image: Tensor | None = None, size: int | tuple[int, int] = 32) -> Tensor:
         """As for every scene, by default of the images themselves."""

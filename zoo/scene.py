@@ -1,7 +1,7 @@
 """The scene: what every model's `forward` returns."""
 
 from dataclasses import dataclass, fields
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -15,18 +15,18 @@ class FoundObject(TypedDict):
         box: [x1, y1, x2, y2] in pixels, half-open.
         score: Its presence, in [0, 1].
         category: The likeliest one; None where the model has none.
-        what: Its appearance vector.
+        what: Its appearance vector, where it was asked for.
         slot: Its place in the scene's tensors: `scene.mask == slot + 1` are its pixels.
     """
 
     box: list[float]
     score: float
     category: int | None
-    what: list[float]
+    what: NotRequired[list[float]]
     slot: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scene:
     """What a model sees in B images, in K slots: modes and means, never a sample.
 
@@ -56,28 +56,44 @@ class Scene:
     attention: Tensor | None = None
     error: Tensor | None = None
 
-    def objects(self, threshold: float = 0.5) -> list[list[FoundObject]]:
+    def objects(self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False) -> list[list[FoundObject]]:
         """The objects of each image as plain Python, the likeliest first.
 
         Args:
             threshold: Slots with at least this presence are objects, in [0, 1].
+            vectors: Whether each has its appearance vector.
+            clip: Whether boxes end where the image does; models may attend to what is beyond its edge.
         """
-        presence, what, boxes = (t.detach().cpu().float().tolist() for t in (self.presence, self.what, self.boxes))
+        H, W = self.reconstruction.shape[-2:]
+        shown = self.boxes.minimum(self.boxes.new_tensor([W, H, W, H])).clamp_min(0) if clip else self.boxes
+        presence, what, boxes = (t.detach().cpu().float().tolist() for t in (self.presence, self.what, shown))
         category = None if self.category is None else self.category.argmax(-1).cpu().tolist()
+
+        def found(b: int, k: int) -> FoundObject:
+            kind = None if category is None else category[b][k]
+            one = FoundObject(box=boxes[b][k], score=presence[b][k], category=kind, slot=k)
+            if vectors:
+                one["what"] = what[b][k]
+            return one
+
         return [
-            [
-                FoundObject(
-                    box=boxes[b][k],
-                    score=presence[b][k],
-                    category=None if category is None else category[b][k],
-                    what=what[b][k],
-                    slot=k,
-                )
-                for k in sorted(range(len(row)), key=lambda k, row=row: -row[k])  # type: ignore[misc]
-                if row[k] >= threshold
-            ]
+            [found(b, k) for k in sorted(range(len(row)), key=lambda k, row=row: -row[k]) if row[k] >= threshold]  # type: ignore[misc]
             for b, row in enumerate(presence)
         ]
+
+    def __repr__(self) -> str:
+        """Counts, then each field that there is: its type, its shape and its range."""
+        counts = (self.presence >= 0.5).sum(1).tolist() if self.presence.ndim == 2 else []
+        listed = ", ".join(map(str, counts[:8])) + (", ..." if len(counts) > 8 else "")
+        few = "image" if len(counts) == 1 else "images"
+        lines = [f"{type(self).__name__}: {sum(counts)} objects in {len(counts)} {few} ({listed})"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                shape = ", ".join(map(str, value.shape))
+                ends = f" in [{value.min():.3g}, {value.max():.3g}]" if value.numel() else ""
+                lines.append(f"  {field.name}: ({shape}) {str(value.dtype).removeprefix('torch.')}{ends}")
+        return "\n".join(lines)
 
     def crops(self, image: Tensor | None = None, size: int | tuple[int, int] = 32) -> Tensor:
         """What lies in each box, all in one size: `scene.crops(image)[scene.presence >= 0.5]` are those of objects.

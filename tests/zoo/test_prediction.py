@@ -1,5 +1,6 @@
 """A trained model on images of any origin, and what it found as plain Python."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,38 @@ def test_objects_are_plain_python_above_the_threshold_the_likeliest_first() -> N
     first, second = scene.objects()
     assert second == []
     assert [found["slot"] for found in first] == [1, 2]
-    assert first[0] == {"box": [4, 5, 6, 7], "score": pytest.approx(0.9), "category": 2, "what": [2, 3], "slot": 1}
+    assert first[0] == {"box": [4, 5, 6, 7], "score": pytest.approx(0.9), "category": 2, "slot": 1}
+    assert scene.objects(vectors=True)[0][0] == {**first[0], "what": [2, 3]}
+    assert [found["box"] for found in scene.objects(clip=True)[0]] == [[4, 5, 6, 7], [8, 8, 8, 8]]  # 8 px are the edge
     assert [len(found) for found in scene.objects(0.05)] == [3, 2]
     without = Scene(reconstruction=image, boxes=boxes, presence=presence, what=what)
     assert without.objects()[0][0]["category"] is None
+
+
+def test_boxes_end_at_the_edges_of_images_as_they_were_given_if_asked_to() -> None:
+    """Padding is no part of them: 100 x 200 px lie in the middle third of 20 x 30."""
+    torch.manual_seed(0)
+    model = AIR(channels=1, image_size=[20, 30], num_steps=2, cell_hidden=8, encoder_hidden=[8], decoder_hidden=[8])
+    scene = replace(model.predict(Image.new("L", (100, 200)), fit="pad"), boxes=torch.tensor([[[5.0, -3, 28, 9]] * 2]))
+    assert scene.objects(0.0)[0][0]["box"] == pytest.approx([-50, -30, 180, 90])
+    assert scene.objects(0.0, clip=True)[0][0]["box"] == pytest.approx([0, 0, 100, 90])
+
+
+def test_a_scene_says_what_is_in_it(model: SPAIR) -> None:
+    scene = model.predict(torch.rand(3, 1, 24, 24))
+    counts = (scene.presence >= 0.5).sum(1).tolist()
+    head, *fields = repr(scene).splitlines()
+    assert head == f"Prediction: {sum(counts)} objects in 3 images ({', '.join(map(str, counts))})"
+    K, A = scene.what.shape[1:]
+    assert any(line.startswith(f"  what: (3, {K}, {A}) float32 in [") for line in fields)
+    assert not any("category" in line or "tensor" in line for line in fields)
+    many = Scene(**{name: getattr(scene, name)[:1].expand(20, *getattr(scene, name).shape[1:]) for name in (
+        "reconstruction", "boxes", "presence", "what")})  # fmt: skip
+    assert "in 20 images (" in repr(many)
+    assert repr(many).splitlines()[0].endswith(", ...)")
+    assert "0 objects in 0 images" in repr(
+        Scene(**{key: value[:0] for key, value in vars(many).items() if value is not None})
+    )
 
 
 def test_crops_are_what_lies_in_the_boxes(model: SPAIR) -> None:

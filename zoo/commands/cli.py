@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -36,6 +36,7 @@ from zoo.callbacks import (
     StepProgress,
 )
 from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
+from zoo.callbacks.metrics_csv import MetricsCSV
 from zoo.commands import agreement, curriculum
 from zoo.commands import parser as arguments
 from zoo.commands.parser import UsageError, ZooParser, brief, options
@@ -129,7 +130,7 @@ class ZooCLI(LightningCLI):
             entry.load()  # so that class names alone will do
         before = ZooCLI.verb
         ZooCLI.verb = next(iter(sys.argv[1:2] if args is None else args), None) if not isinstance(args, dict) else None
-        self.csv: CSVLogger | None = None
+        self.csv: MetricsCSV | None = None
         self.checkpoint: Path | None = None
         self.fresh = False  # the checkpoint gives weights alone
         self.init: dict[str, Any] | None = None  # what the run's record says of them
@@ -437,7 +438,7 @@ class ZooCLI(LightningCLI):
 
     def _loggers(self, config: Any) -> Iterator[Logger]:
         name = config.run_name or f"{type(self.model).__name__.lower()}_{self.datamodule.name}"
-        self.csv = csv = CSVLogger(config.runs, name)  # first: the trainer's log_dir is the first logger's
+        self.csv = csv = MetricsCSV(config.runs, name)  # first: the trainer's log_dir is the first logger's
         yield csv
         mode = wandb_mode(config.wandb)
         if mode == "disabled":

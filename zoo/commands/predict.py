@@ -247,7 +247,7 @@ class _Run:
         if self.match is not None and not self.categories:
             raise ValueError(f"{type(self.model).__name__} tells no categories apart: leave out match_categories")
         present = crowded(scene, self.shown)
-        for b, (place, objects) in enumerate(zip(places, scene.objects(self.kept), strict=True)):
+        for b, (place, objects) in enumerate(zip(places, scene.objects(self.kept, vectors=True), strict=True)):
             path, image, how = self.waiting.pop(place)
             mask = None if masks is None else unfit_mask(masks[b], scene.placements[b])
             name = path.relative_to(self.root).as_posix()

@@ -116,7 +116,7 @@ import zoo
 
 model = zoo.load("{name}")
 scene = model.predict("photo.png")  # files, arrays, Pillow images or tensors, in {channels} channel(s)
-print(scene.objects(threshold=0.5))  # for each image: box, score, category, appearance vector
+print(scene.objects(threshold=0.5))  # for each image: box, score, category, slot
 ```
 
 Files are safetensors and JSON: loading runs no code from them."""

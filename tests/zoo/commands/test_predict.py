@@ -106,7 +106,11 @@ def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, mo
     assert not (tmp_path / "out" / "pictures").exists()
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     files = [str(tmp_path / "in" / f"{i}.png") for i in range(3)]
-    expected = [found for objects in zoo.load("spair-multimnist-recipe").predict(files).objects() for found in objects]
+    expected = [
+        found
+        for objects in zoo.load("spair-multimnist-recipe").predict(files).objects(vectors=True)
+        for found in objects
+    ]
     seen = [own for own in content["annotations"] if own["image_id"] < 4]
     assert len(seen) == len(expected) > 3
     for own, found in zip(seen, expected, strict=True):
