@@ -1,8 +1,8 @@
 """One large picture, such as a micrograph or an aerial photo: crops of one half to learn from, the other to test on.
 
 Objects that look alike and are strewn over one picture are many scenes: training sees crops at random places of one
-half, validation all of that half, and the test the half that training never saw. A file of one's own is read, or a
-picture that a package brings along: `coins` of scikit-image, `nuclear` of mahotas (the extra `real`).
+half, validation that half, and the test the half that training never saw, each in tiles or as a whole. A file of one's
+own is read, or a picture that a package brings along: `coins` of scikit-image, `nuclear` of mahotas (the extra `real`).
 """
 
 import hashlib
@@ -159,17 +159,18 @@ def _turned(image: Tensor, turn: int) -> Tensor:
 
 
 class PictureDataModule(SceneDataModule):
-    """One picture: crops of one half are trained on, the whole of that half validates, the other half tests.
+    """One picture: crops of one half are trained on, that half validates, the other half tests.
 
-    A model that takes images of any size, such as SPAIR, sees crops in training and halves otherwise. Where the objects
-    of the picture are known (`coins`), the usual metrics are measured; training sees images alone.
+    Where the objects of the picture are known (`coins`), the usual metrics are measured; training sees images alone.
 
     Args:
         picture: A file, or `coins` or `nuclear`, which packages bring along.
         shrink: Pixels of the picture for one of a scene, at least 1, in both directions: the mean of what they cover.
-        crop_size: Side of a training scene in pixels, after shrinking, or [height, width].
+        image_size: Side of a training scene in pixels, after shrinking, or [height, width].
         level: Side of a window in pixels, after shrinking: what is brighter than everything that fills such a window is
             left, on black (a white top-hat, as for uneven light). It has to be wider than an object. Null: none.
+        whole: Validation and test see their half as one image, for models that take images of any size, such as SPAIR;
+            otherwise as tiles of `image_size`, side by side, where objects are cut.
         test_half: "bottom", "top", "right" or "left", what training never sees; a middle row or column is in neither.
         turn: Training scenes are also turned by quarters and reflected, for objects that have no upright position.
         gamma: Exponent of the values in [0, 1], after levelling; below 1 it brings out what is dim.
@@ -190,8 +191,9 @@ class PictureDataModule(SceneDataModule):
         *,
         picture: str,
         shrink: float = 1.0,
-        crop_size: int | Sequence[int] = 48,
+        image_size: int | Sequence[int] = 48,
         level: int | None = None,
+        whole: bool = False,
         test_half: Half = "bottom",
         turn: bool = False,
         gamma: float = 1.0,
@@ -203,7 +205,7 @@ class PictureDataModule(SceneDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, eval_batch_size=1, num_workers=num_workers, seed=seed)
         self.save_hyperparameters(logger=False)  # names may clash with the model's: the run folder has the config
-        self.size = pair_of_sides(crop_size)
+        self.size = pair_of_sides(image_size)
         check("shrink", shrink, shrink >= 1, "at least 1")
         check("level", level, level is None or level >= 2, "at least 2, or null")
         check("test_half", test_half, test_half in _OTHER, f"one of {', '.join(get_args(Half))}")
@@ -222,21 +224,29 @@ class PictureDataModule(SceneDataModule):
         own = hp["picture"]
         if own not in PICTURES:
             own = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(own).stem)
-        parts = [own, f"{hp['shrink']:g}", size_name(self.size), hp["test_half"]] + ["turned"] * hp["turn"]
+        parts = (
+            [own, f"{hp['shrink']:g}", size_name(self.size), hp["test_half"]]
+            + ["turned"] * hp["turn"]
+            + ["whole"] * hp["whole"]
+        )
         parts += [f"l{hp['level']}"] * (hp["level"] is not None)
         parts += [f"g{hp['gamma']:g}"] * (hp["gamma"] != 1) + [f"c{hp['channels']}"] * (hp["channels"] is not None)
         return "-".join(parts + [f"s{self.seed}"] * (self.seed != 0))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a half."""
-        C, H, W = self.whole.shape
-        return (C, H // 2, W) if self.hparams["test_half"] in ("top", "bottom") else (C, H, W // 2)
+        """(C, H, W) of a half, or of its tiles."""
+        return (self.everything.shape[0], *(self._half if self.hparams["whole"] else self.size))
+
+    @property
+    def _half(self) -> tuple[int, int]:
+        """(H, W) of a half."""
+        return _half_of(self.everything.shape[-2:], self.hparams["test_half"])
 
     @property
     def train_image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a crop."""
-        return (self.whole.shape[0], *self.size)
+        return (self.everything.shape[0], *self.size)
 
     @property
     def num_classes(self) -> int:
@@ -256,11 +266,11 @@ class PictureDataModule(SceneDataModule):
     @property
     def looks(self) -> str | None:
         """Such as `a picture of 128x101, grey`."""
-        C, H, W = self.whole.shape
+        C, H, W = self.everything.shape
         return f"a picture of {W}x{H}, {'grey' if C == 1 else 'colour'}, shrunk by {self.hparams['shrink']:g}"
 
     @property
-    def whole(self) -> Tensor:
+    def everything(self) -> Tensor:
         """(C, H, W) float32 in [0, 1], the whole picture as scenes are cut from it."""
         if self._picture is None:
             self._picture, self._boxes = self._read()
@@ -269,7 +279,7 @@ class PictureDataModule(SceneDataModule):
     @property
     def boxes(self) -> Tensor | None:
         """(N, 4) float32, boxes of all objects in pixels of `whole`; null where they are not known."""
-        return None if self.whole is None else self._boxes
+        return None if self.everything is None else self._boxes
 
     def _read(self) -> tuple[Tensor, Tensor | None]:
         hp = self.hparams
@@ -279,11 +289,11 @@ class PictureDataModule(SceneDataModule):
             image = image[:1]  # grey, stored as colour
         image = to_channels(image, hp["channels"] or image.shape[0])
         H, W = (max(1, round(side / hp["shrink"])) for side in image.shape[-2:])
-        halves = (H // 2, W) if hp["test_half"] in ("top", "bottom") else (H, W // 2)
+        halves = _half_of((H, W), hp["test_half"])
         if halves[0] < self.size[0] or halves[1] < self.size[1]:
             raise ImageError(
                 f"{path}: a half of {halves[0]} x {halves[1]} px, shrunk by {hp['shrink']:g}, holds no crop of "
-                f"{self.size[0]} x {self.size[1]} px; lower crop_size or shrink"
+                f"{self.size[0]} x {self.size[1]} px; lower image_size or shrink"
             )
         known = PICTURES[hp["picture"]].boxes if hp["picture"] in PICTURES else ()
         scale = torch.tensor([W / image.shape[-1], H / image.shape[-2]] * 2)
@@ -296,17 +306,27 @@ class PictureDataModule(SceneDataModule):
     def make_dataset(self, split: Split) -> PictureScenes:
         """The scenes of a split."""
         check("split", split, split in SPLITS, f"one of {', '.join(SPLITS)}")
-        (_, H, W), (_, h, w) = self.whole.shape, self.image_shape
+        (_, H, W), (h, w), (tall, wide) = self.everything.shape, self._half, self.size
         tests: Half = self.hparams["test_half"]
         half = tests if split == "test" else _OTHER[tests]
         top, left = (H - h if half == "bottom" else 0), (W - w if half == "right" else 0)
+        if split != "train" and self.hparams["whole"]:
+            return PictureScenes(self.everything, torch.tensor([[top, left]]), (h, w), boxes=self.boxes)
         if split != "train":
-            return PictureScenes(self.whole, torch.tensor([[top, left]]), (h, w), boxes=self.boxes)
+            tiles = [[y, x] for y in range(0, h - tall + 1, tall) for x in range(0, w - wide + 1, wide)]
+            corners = torch.tensor(tiles) + torch.tensor([top, left])
+            return PictureScenes(self.everything, corners, self.size, boxes=self.boxes)
         rng, count = np.random.default_rng([self.seed, _salt(self.name)]), self.hparams["num_train"]
-        rows = top + rng.integers(0, h - self.size[0] + 1, count)
-        columns = left + rng.integers(0, w - self.size[1] + 1, count)
+        rows = top + rng.integers(0, h - tall + 1, count)
+        columns = left + rng.integers(0, w - wide + 1, count)
         turns = torch.from_numpy(rng.integers(0, 8, count)) if self.hparams["turn"] else None
-        return PictureScenes(self.whole, torch.from_numpy(np.stack([rows, columns], 1)), self.size, turns=turns)
+        return PictureScenes(self.everything, torch.from_numpy(np.stack([rows, columns], 1)), self.size, turns=turns)
+
+
+def _half_of(size: Sequence[int], half: Half) -> tuple[int, int]:
+    """(H, W) of a half of a picture of `size` (H, W)."""
+    H, W = size
+    return (H // 2, W) if half in ("top", "bottom") else (H, W // 2)
 
 
 def _salt(name: str) -> int:

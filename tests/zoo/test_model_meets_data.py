@@ -50,6 +50,7 @@ FEW: dict[str, dict[str, Any]] = {
     "ObjectsRoomDataModule": {"num_test": 3, "num_val": 2},
     "ShapeStacksDataModule": {},
     "ImageFolderDataModule": {"folder": "photos"},
+    "PictureDataModule": {"picture": "picture.png"},
 }
 PAIRS = [(model, data) for model in sorted(registry.models()) for data in sorted(registry.datamodules())]
 
@@ -62,6 +63,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def photos(own_folder: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8)
+    Image.fromarray(pixels).save(own_folder / "picture.png")
     return write_photos(own_folder / "photos")
 
 

@@ -574,7 +574,9 @@ def main(args: list[str] | None = None) -> None:
     try:
         cli = ZooCLI(args)
         if cli.csv is not None and Path(cli.csv.log_dir).is_dir():
-            pages = [getattr(logger.experiment, "url", None) for logger in cli.trainer.loggers[1:]]  # of W&B online
+            pages = [
+                getattr(getattr(logger, "experiment", None), "url", None) for logger in cli.trainer.loggers[1:]
+            ]  # of W&B online
             rank_zero_info(", ".join([f"run folder: {cli.csv.log_dir}", *filter(None, pages)]))
     except _FOR_USERS as error:
         if os.environ.get("ZOO_TRACEBACK"):

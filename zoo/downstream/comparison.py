@@ -123,8 +123,15 @@ def _draw_curves(
     alone = len(curves) == 1 or any(own != steps[0] for own in steps)
     for curve in curves:
         x, y = [point[key] / scale for point in curve], [point[metric] for point in curve]
-        style = {"marker": "o", "markersize": 3} if alone else {}
-        ax.plot(x, y, color=color, linewidth=1.6 if alone else 0.6, alpha=1 if alone else 0.4, **style)
+        ax.plot(
+            x,
+            y,
+            color=color,
+            linewidth=1.6 if alone else 0.6,
+            alpha=1 if alone else 0.4,
+            marker="o" if alone else "",
+            markersize=3,
+        )
     if not alone:
         x = [mean(point[key] for point in points) / scale for points in zip(*curves, strict=True)]
         middle = [mean(point[metric] for point in points) for points in zip(*curves, strict=True)]

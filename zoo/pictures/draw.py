@@ -79,8 +79,8 @@ def draw_scenes(
                 maps = _palette(int(maps.max())).to(maps.device)[maps].permute(0, 3, 1, 2)
             elif title == "attention":
                 share = maps / maps.amax((2, 3), keepdim=True).clamp_min(1e-12)
-                colors = _palette(maps.shape[1]).to(maps.device)[1:]
-                maps = torch.einsum("bkhw,kc->bchw", share.float(), colors)
+                palette = _palette(maps.shape[1]).to(maps.device)[1:]
+                maps = torch.einsum("bkhw,kc->bchw", share.float(), palette)
                 maps = torch.nn.functional.interpolate(maps, (H, W))
             rows[title] = [to_picture(image, scale) for image in maps]
     return sheet_of(rows, caption="; ".join(filter(None, legend)), columns=counts)
