@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 import warnings
@@ -144,8 +145,8 @@ def pack(model: "ObjectModel", *, half: bool = False, **facts: Any) -> tuple[byt
     payload = to_bytes(state, metadata={"format": "pt"})
     data = model.data_record and {**model.data_record, "init_args": _portable(model.data_record["init_args"])}
     record = {
-        **model.record(),
-        "data": data,
+        **_spelled(model.record()),
+        "data": _spelled(data),
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": hashlib.sha256(payload).hexdigest(),
         **model.facts,
@@ -382,11 +383,32 @@ def _run_facts(path: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _meant(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: a checkpoint is a .safetensors file and a .json beside it") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+_INFINITIES = {".inf": math.inf, "-.inf": -math.inf}  # as YAML spells them; JSON has none
+
+
+def _spelled(value: Any) -> Any:
+    """Hyperparameters with infinite numbers as words: as nulls they would mean something else."""
+    if isinstance(value, dict):
+        return {key: _spelled(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(part) for part in value]
+    return next((word for word, number in _INFINITIES.items() if value == number and isinstance(value, float)), value)
+
+
+def _meant(value: Any) -> Any:
+    """What `_spelled` wrote."""
+    if isinstance(value, dict):
+        return {key: _meant(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_meant(part) for part in value]
+    return _INFINITIES.get(value, value) if isinstance(value, str) else value
 
 
 def _portable(init_args: dict[str, Any]) -> dict[str, Any]:

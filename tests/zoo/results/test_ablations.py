@@ -13,6 +13,7 @@ from zoo import configurations, registry
 from zoo.commands.results import main
 from zoo.results import ablations, table
 from zoo.results.ablations import NOTHING
+from zoo.sharing.former import DROPPED
 
 
 def run(folder: Path, seed: int, ap: float | None, changes: str = "", steps: int = 10) -> Path:
@@ -66,5 +67,6 @@ def test_what_is_recorded_is_an_addition_of_the_recipe_s_class():
         model = registry.models()[config["model"]["class_path"]].load()
         own = inspect.signature(vars(model)["__init__"]).parameters
         for name in row["without"].split(", "):
-            assert name == NOTHING or name.split(".")[0].split(" ")[0] in {*own, "term_weights"}, name
+            known = {*own, "term_weights", *DROPPED.get(model.__name__, ())}  # and what went for being worth nothing
+            assert name == NOTHING or name.split(".")[0].split(" ")[0] in known, name
         assert (row["without"] == NOTHING) == (not re.search(r"model\.init_args\.(?!(object_)?lr=)", row["changes"]))

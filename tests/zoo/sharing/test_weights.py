@@ -1,11 +1,14 @@
 import json
+import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 import zoo
+from zoo import registry
 from zoo.commands.cli import ZooCLI
 from zoo.models import SPAIR, ASTSeg
 from zoo.sharing import weights
@@ -32,6 +35,25 @@ def test_every_checkpoint_that_comes_with_the_zoo_loads_and_says_what_it_is() ->
         size = (weights.SHIPPED / f"{name}.safetensors").stat().st_size
         assert size < 16e6
     assert set(zoo.list_models()) >= {"SPAIR"}
+
+
+def test_the_data_of_each_checkpoint_are_made_anew_from_its_record() -> None:
+    """An infinite `max_overlap` was once written as null, which is another data set."""
+    digits = re.compile(r"-(mnist10k|mnist|uci)(?=-|$)")  # whichever are at hand
+    for name, record in zoo.list_weights().items():
+        saved = record["data"]
+        data = registry.datamodules()[saved["class"]].load()(**saved["init_args"])
+        assert digits.sub("", data.name) == digits.sub("", saved["name"]), name
+
+
+def test_infinite_hyperparameters_are_kept(tmp_path: Path) -> None:
+    model = SPAIR(**SMALL)
+    overlap = {"max_overlap": math.inf, "digit_scale": [1.3, -math.inf], "source": "auto"}
+    model.data_record = {"class": "MultiMNISTDataModule", "name": "x", "init_args": overlap}
+    path = zoo.save(model, tmp_path / "copy")
+    assert '"max_overlap": ".inf"' in path.with_suffix(".json").read_text()  # which is JSON
+    assert zoo.load(path).data_record["init_args"] == overlap
+    assert zoo.load(zoo.load(path).save_pretrained(tmp_path / "hub")).data_record["init_args"] == overlap
 
 
 def test_half_precision_keeps_parameters_to_three_digits_in_half_the_space(tmp_path: Path) -> None:
@@ -137,7 +159,7 @@ def test_checkpoints_older_than_a_hyperparameter_go_on_doing_what_they_did(saved
     for name, record in zoo.list_weights().items():
         if record["class"] in ("SPAIR", "GMAIR") and "color_edge" not in record["init_args"]:
             assert zoo.load(name).hp.color_edge == "zeros"
-    assert zoo.load("spair-multimnist-recipe").hp.color_edge == "zeros"
+    assert zoo.load("gmair-multimnist-recipe").hp.color_edge == "zeros"
     assert SPAIR(**SMALL).hp.color_edge == zoo.load(saved).hp.color_edge == "repeat"
     beside = saved.with_suffix(".json")
     record = json.loads(beside.read_text())
