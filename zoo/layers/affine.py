@@ -86,11 +86,38 @@ def write_patches(patches: Tensor, inverse: Tensor, image_size: tuple[int, int])
     Returns:
         (B, C, H, W), zero outside the patches but for one soft texel; values add up, past 1 too.
     """
+    return _write_layers(patches, inverse, image_size).sum(1)
+
+
+@torch.no_grad()
+@never_in_halves
+def largest_patch(
+    cover: Tensor, presence: Tensor, inverse: Tensor, image_size: tuple[int, int], threshold: float | None = None
+) -> Tensor:
+    """Give each pixel to the object that adds most to what `write_patches` writes there.
+
+    Args:
+        cover: (B, N, P, Q), at least 0: how much there is of the object in each texel.
+        presence: (B, N) in [0, 1]; objects of at least 0.5 are present, others take no part.
+        inverse: (B, N, 3, 3) from `affine_inverse`.
+        image_size: (H, W) in pixels.
+        threshold: The least interpolated cover that makes a pixel an object's, above 0; null: one half.
+
+    Returns:
+        (B, H, W) int64: 0 for the background, n + 1 for object n; of equals, any.
+    """
+    present = (cover * (presence >= 0.5)[..., None, None])[:, :, None]
+    most, index = _write_layers(present, inverse, image_size)[:, :, 0].max(1)
+    return (index + 1) * (most >= (0.5 if threshold is None else threshold))
+
+
+def _write_layers(patches: Tensor, inverse: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Each object on a canvas of its own, (B, N, C, H, W)."""
     B, N = patches.shape[:2]
     H, W = image_size
     grid = _apply(inverse, _centers(W, inverse), _centers(H, inverse))
     layers = F.grid_sample(patches.flatten(0, 1), grid.flatten(0, 1), align_corners=False)
-    return layers.unflatten(0, (B, N)).sum(1)
+    return layers.unflatten(0, (B, N))
 
 
 @never_in_halves

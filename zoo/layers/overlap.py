@@ -45,12 +45,12 @@ def overlap(
 @torch.no_grad()
 @never_in_halves
 def instance_mask(
-    importance: Tensor,
+    importance: Tensor | None,
     cover: Tensor,
     presence: Tensor,
     boxes: Tensor,
     image_size: tuple[int, int],
-    threshold: float = 0.5,
+    threshold: float | None = None,
     max_size: tuple[float, float] | None = None,
 ) -> Tensor:
     """Give each pixel to the object that has the largest share in what the renderer draws there.
@@ -59,32 +59,37 @@ def instance_mask(
     covers the pixel.
 
     Args:
-        importance: (B, N, P, Q), at least 0, as for `render`.
+        importance: (B, N, P, Q), at least 0, as for `render`; null where objects add up (`zoo.layers.additive`): the
+            largest share is then that of the largest v'_n, and absent ones have none.
         cover: (B, N, P, Q), at least 0: how much of the object there is in each texel: its alpha, or how much it shows.
         presence: (B, N) in [0, 1]; objects of at least 0.5 are present.
         boxes: (B, N, 4) in pixels.
         image_size: (H, W) in pixels.
-        threshold: An object covers the pixels where its interpolated cover is at least this, above 0.
+        threshold: An object covers the pixels where its interpolated cover is at least this, above 0; null:
+            one half.
         max_size: As for `render`.
 
     Returns:
         (B, H, W) int64: 0 for the background, n + 1 for object n; of equals, the last.
     """
-    B, N, P, Q = importance.shape
+    B, N, P, Q = cover.shape
+    least = 0.5 if threshold is None else threshold
+    if importance is None:
+        cover = cover * (presence >= 0.5)[..., None, None]
     boxes = boxes.float()
     labels = torch.zeros(B, image_size[0] * image_size[1], dtype=torch.long, device=boxes.device)
     present = (presence >= 0.5) * torch.arange(1, N + 1, device=boxes.device)  # (B, N): label, or 0
-    for part in _chunks(importance[:, :, None], image_size):
+    for part in _chunks(cover[:, :, None], image_size):
         shares, most = [], boxes.new_zeros(labels[part].shape)
         for group in _groups(boxes, part):
             windows = _Windows(boxes[group], (P, Q), image_size, max_size)
-            maps = torch.stack([importance[group], cover[group]], 3).float()
-            layers = windows.draw_maps(maps)[0]
-            g, v = layers[:, :, :, 0], layers[:, :, :, 1]  # (b, n, S, T)
-            shares.append((group, windows, g.mul_(v), v))
-            windows.keep_largest(most, g)
+            maps = [cover[group]] if importance is None else [cover[group], importance[group]]
+            v, *g = windows.draw_maps(torch.stack(maps, 3).float())[0].unbind(3)  # (b, n, S, T)
+            share = g[0].mul_(v) if g else v
+            shares.append((group, windows, share, v))
+            windows.keep_largest(most, share)
         for group, windows, share, v in shares:
-            wins = (share >= windows.read(most)) & (v >= threshold) & (share > 0)
+            wins = (share >= windows.read(most)) & (v >= least) & (share > 0)
             windows.keep_largest(labels[part], wins * present[group][..., None, None])
     return labels.view(B, *image_size)
 

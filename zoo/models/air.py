@@ -36,6 +36,7 @@ from zoo.layers.additive import add_up
 from zoo.layers.blocks import last_bias, mlp
 from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.nvil import Baseline, score_function
+from zoo.layers.overlap import instance_mask
 from zoo.layers.recurrent import ImageLSTM, ImageMLP, check_image_size
 from zoo.layers.schedules import POSITIVE, Schedule, schedule_value
 from zoo.models.base import ObjectModel
@@ -96,7 +97,8 @@ class AIR(ObjectModel):
         likelihood_std: Standard deviation of the normal likelihood.
         count_prior_odds: p / (1 - p), p the geometric prior's probability of one more object at each step.
         term_weights: Weights of loss terms by their names, where they are not 1.
-        trim_threshold: Null yields the attention boxes; a number in (0, 1) trims them to the texels that reach it.
+        trim_threshold: Null yields the attention boxes; a number in (0, 1) trims them to the texels that reach it. A
+            pixel is an object's in `Scene.mask` from this brightness on, or, if null, from 0.5.
         lr: Adam's learning rate.
         max_grad_norm: Largest norm of the gradient.
     """
@@ -340,12 +342,13 @@ class AIR(ObjectModel):
         return count
 
     def _scene(self, canvas: Tensor, boxes: Tensor, patches: Tensor, belief: Tensor, z_what: Tensor) -> Scene:
-        trim = self.hp.trim_threshold
+        trim, visible, (H, W) = self.hp.trim_threshold, patches.mean(2), canvas.shape[-2:]
         return Scene(
             reconstruction=canvas.clamp(0, 1),
-            boxes=boxes if trim is None else box_ops.trim_boxes(boxes, patches.mean(2), trim),
+            boxes=boxes if trim is None else box_ops.trim_boxes(boxes, visible, trim),
             presence=belief[..., 0],
             what=z_what,
+            mask=instance_mask(None, visible, belief[..., 0], boxes, (H, W), trim),
             attention_boxes=boxes,
         )
 

@@ -30,7 +30,15 @@ from torch import Tensor
 
 from datamodules.batch import Batch
 from zoo.layers import distributions, settings
-from zoo.layers.affine import PLACE_DIM, affine_hull, affine_inverse, affine_matrix, read_patches, write_patches
+from zoo.layers.affine import (
+    PLACE_DIM,
+    affine_hull,
+    affine_inverse,
+    affine_matrix,
+    largest_patch,
+    read_patches,
+    write_patches,
+)
 from zoo.layers.blocks import last_bias, mlp
 from zoo.layers.categorical import gumbel_noise, kl_categorical, relaxed_categorical
 from zoo.layers.recurrent import ImageLSTM, State, check_image_size
@@ -94,7 +102,8 @@ class DiscreteAIR(ObjectModel):
         likelihood_std: Standard deviation of the normal likelihood (AIR).
         count_prior_odds: p / (1 - p), p the geometric prior's probability of one more object at each step.
         term_weights: Weights of loss terms by their names, where they are not 1.
-        trim_threshold: Null yields boxes around whole patches. A number in (0, 1): around texels that reach it.
+        trim_threshold: Null yields boxes around whole patches. A number in (0, 1): around texels that reach it. A
+            pixel is an object's in `Scene.mask` from this brightness on, or, if null, from 0.5.
         lr: Adam's learning rate (section 4).
         max_grad_norm: Largest norm of the gradient.
     """
@@ -310,11 +319,12 @@ class DiscreteAIR(ObjectModel):
         self, canvas: Tensor, place: Tensor, patches: Tensor, belief: Tensor, category: Tensor, z_attribute: Tensor
     ) -> Scene:
         matrix, threshold = affine_matrix(place), self.hp.trim_threshold
-        hull = affine_hull(matrix)
+        hull, visible, (H, W) = affine_hull(matrix), patches.mean(2), canvas.shape[-2:]
         return Scene(
             reconstruction=canvas.clamp(0, 1),
-            boxes=hull if threshold is None else affine_hull(matrix, patches.mean(2), threshold),
+            boxes=hull if threshold is None else affine_hull(matrix, visible, threshold),
             presence=belief[..., 0],
+            mask=largest_patch(visible, belief[..., 0], affine_inverse(place), (H, W), threshold),
             what=torch.cat([category, z_attribute], -1),
             category=category,
             attention_boxes=hull,

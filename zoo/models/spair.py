@@ -43,6 +43,7 @@ from zoo.layers.background import ColorBackground
 from zoo.layers.blocks import GridBackbone, mlp
 from zoo.layers.count_prior import presence_history_logits, presence_prior_logits, sample_presence
 from zoo.layers.glimpses import extract_glimpses
+from zoo.layers.overlap import instance_mask
 from zoo.layers.renderer import COLOR_EDGES, render
 from zoo.layers.schedules import POSITIVE, Schedule
 from zoo.layers.wavefront import encode_in_waves, num_neighbors
@@ -321,11 +322,17 @@ class SPAIR(ObjectModel):
 
     def _scene(self, objects: Objects, background: Tensor) -> Scene:
         color, alpha = self.decode(objects.what)
+        cover, least = self.cover(color, alpha, background)
+        opacity, cover = alpha * objects.presence[..., None], cover * objects.presence[..., None]
+        maps, (H, W) = (self.importance(opacity, objects.depth), cover), background.shape[-2:]
         return Scene(
             reconstruction=self.render(objects, color, alpha, background),
             boxes=self.bounds(objects, color, alpha, background),
             presence=objects.probability[..., 0],
             what=objects.what,
+            mask=instance_mask(
+                *maps, objects.presence[..., 0], objects.boxes, (H, W), least, (self.hp.anchor, self.hp.anchor)
+            ),
             depth=objects.depth[..., 0],
             background=background,
             attention_boxes=objects.boxes,
@@ -334,6 +341,13 @@ class SPAIR(ObjectModel):
     def bounds(self, objects: Objects, color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
         """Boxes that objects are reported to have, (B, N, 4): the paper's are those that they are drawn in."""
         return objects.boxes
+
+    def cover(self, color: Tensor, alpha: Tensor, background: Tensor) -> tuple[Tensor, float]:
+        """How much of an object is in each texel, (B, N, P, P), and from how much on a pixel is the object's.
+
+        A pixel's object is the one of largest importance times cover. By alpha it is what it shows half of, or more.
+        """
+        return alpha, 0.5
 
     @torch.no_grad()
     def generate(

@@ -31,7 +31,7 @@ class SPAIRRecipe(SPAIR):
         likelihood_std: Standard deviation of the normal likelihood, of values in [0, 1].
         term_weights: Weights of loss terms by their names, numbers or schedules; null: all 1.
         trim_threshold: Null yields the attention boxes. A number in (0, 1) trims them to the texels whose alpha times
-            difference from the background reaches it.
+            difference from the background reaches it, and masks likewise.
         **paper: As for `SPAIR`.
     """
 
@@ -73,6 +73,15 @@ class SPAIRRecipe(SPAIR):
         """Boxes (B, N, 4) that objects were attended to in, trimmed to what shows of them."""
         if self.hp.trim_threshold is None:
             return objects.boxes
-        # what a patch changes in the picture, mean over channels; backgrounds are one colour an image
-        visible = (alpha[:, :, None] * (color - background[:, None, :, :1, :1]).abs()).mean(2)
-        return trim_boxes(objects.boxes, visible, self.hp.trim_threshold)
+        return trim_boxes(objects.boxes, _visible(color, alpha, background), self.hp.trim_threshold)
+
+    def cover(self, color: Tensor, alpha: Tensor, background: Tensor) -> tuple[Tensor, float]:
+        """As in SPAIR; where boxes are trimmed to what shows, masks are, too."""
+        if self.hp.trim_threshold is None:
+            return super().cover(color, alpha, background)
+        return _visible(color, alpha, background), self.hp.trim_threshold
+
+
+def _visible(color: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
+    """What a patch changes in the picture, (B, N, P, P), mean over channels; backgrounds are one colour an image."""
+    return (alpha[:, :, None] * (color - background[:, None, :, :1, :1]).abs()).mean(2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo.layers.affine import affine_hull, affine_inverse, affine_matrix, read_patches, write_patches
+from zoo.layers.affine import affine_hull, affine_inverse, affine_matrix, largest_patch, read_patches, write_patches
 from zoo.layers.boxes import trim_boxes
 from zoo.layers.glimpses import extract_glimpses
 
@@ -106,6 +106,25 @@ def test_hull_of_a_rotated_patch_and_of_what_shows_of_it() -> None:
     side = reach / 4
     torch.testing.assert_close(box, torch.tensor([10 - side, 20 - reach, 10 + side, 20 - reach + 2 * side]))
     torch.testing.assert_close(affine_hull(affine_matrix(place), torch.zeros(4, 4), 0.5), expected)
+
+
+def test_pixels_are_of_the_object_that_adds_most_to_them() -> None:
+    """Pixel by pixel, each object written alone."""
+    place = places(2, 4, seed=5)
+    cover = torch.rand(2, 4, 5, 4, generator=torch.Generator().manual_seed(1)).double()
+    presence = torch.tensor([[1.0, 0.2, 0.5, 0.9]] * 2).double()
+    inverse, least = affine_inverse(place), 0.3
+    alone = [write_patches(cover[:, n : n + 1, None], inverse[:, n : n + 1], (20, 28))[:, 0] for n in range(4)]
+    mask = largest_patch(cover, presence, inverse, (20, 28), least)
+    for b in range(2):
+        for r in range(20):
+            for c in range(28):
+                most, label = 0.0, 0
+                for n in (0, 2, 3):  # 1 is absent, and hides nothing
+                    if (here := alone[n][b, r, c].item()) > most:
+                        most, label = here, n + 1
+                assert mask[b, r, c] == (label if most >= least else 0)
+    assert {0, 1, 3, 4} == set(mask.unique().tolist())
 
 
 def test_gradients_of_reading_and_writing() -> None:

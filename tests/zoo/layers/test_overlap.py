@@ -63,7 +63,9 @@ def test_overlap_by_hand() -> None:
     assert nobody.tolist() == [0]
 
 
-def _mask_by_loops(g: Tensor, v: Tensor, presence: Tensor, boxes: Tensor, image: tuple[int, int], least: float) -> list:
+def _mask_by_loops(
+    g: Tensor | None, v: Tensor, presence: Tensor, boxes: Tensor, image: tuple[int, int], least: float
+) -> list:
     """Pixel by pixel and object by object, interpolating by hand."""
 
     def interpolate(patch: Tensor, y: float, x: float) -> float:
@@ -71,7 +73,7 @@ def _mask_by_loops(g: Tensor, v: Tensor, presence: Tensor, boxes: Tensor, image:
         around = [(r, c) for r in range(P) for c in range(Q) if abs(y - r) < 1 and abs(x - c) < 1]
         return sum((1 - abs(y - r)) * (1 - abs(x - c)) * patch[r, c].item() for r, c in around)
 
-    (H, W), (P, Q) = image, g.shape[-2:]
+    (H, W), (P, Q) = image, v.shape[-2:]
     rows = []
     for row in range(H):
         for column in range(W):
@@ -80,7 +82,7 @@ def _mask_by_loops(g: Tensor, v: Tensor, presence: Tensor, boxes: Tensor, image:
                 y = (row + 0.5 - y1) / (y2 - y1) * P - 0.5
                 x = (column + 0.5 - x1) / (x2 - x1) * Q - 0.5
                 cover = interpolate(v[n], y, x)
-                share = interpolate(g[n], y, x) * cover
+                share = cover if g is None else interpolate(g[n], y, x) * cover
                 if share > best:
                     best, label = share, n + 1 if presence[n] >= 0.5 and cover >= least else 0
             rows.append(label)
@@ -97,6 +99,11 @@ def test_masks_pixel_by_pixel(image) -> None:
     for b in range(2):
         assert mask[b].tolist() == _mask_by_loops(importance[b], cover[b], presence[b], boxes[b].float(), image, 0.3)
     assert {0, 1, 3, 4} <= set(mask.unique().tolist()) <= {0, 1, 3, 4, 5}  # 2 and 6 are absent
+    added_up = instance_mask(None, cover, presence, boxes, image)
+    for b in range(2):
+        own = cover[b] * (presence[b] >= 0.5)[:, None, None]  # others hide nothing
+        assert added_up[b].tolist() == _mask_by_loops(None, own, presence[b], boxes[b].float(), image, 0.5)
+    assert added_up.any()
 
 
 def test_masks_of_nothing() -> None:

@@ -313,3 +313,18 @@ def test_all_cells_and_sizes_make_scenes() -> None:
         scene.check(image)
         w, h = (scene.boxes[..., 2:] - scene.boxes[..., :2]).unbind(-1)
         assert torch.allclose(h / 9, w / 14) == (scales == 1)
+
+
+def test_a_pixel_is_the_brightest_object_s() -> None:
+    model = AIR(image_size=20, num_steps=3, object_size=4, trim_threshold=0.3)
+    patches = torch.zeros(1, 3, 1, 4, 4)
+    patches[0, :, :] = torch.tensor([0.6, 0.9, 1.0])[:, None, None, None]
+    patches[0, 0, 0, :, :2] = 0.2  # the left half of the first is too dark to count
+    boxes = torch.tensor([[[0.0, 0, 12, 12], [8, 8, 20, 20], [0, 0, 20, 20]]])
+    belief = torch.tensor([[[1.0], [0.7], [0.4]]])  # the third is absent
+    scene = model._scene(torch.zeros(1, 1, 20, 20), boxes, patches, belief, torch.zeros(1, 3, 50))
+    mask = scene.mask[0]
+    assert (mask[:8, 8:11] == 1).all()
+    assert not mask[:8, :4].any()
+    assert (mask[9:19, 9:19] == 2).all()  # on the first's corner, too
+    assert not mask[:7, 13:].any()

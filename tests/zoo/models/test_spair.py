@@ -233,3 +233,45 @@ def test_it_learns_to_find_digits(tmp_path, uci_data) -> None:
     assert before["val/ap50"] < 0.1
     assert after["val/ap50"] > 0.6
     assert after["val/mse"] < 0.02
+
+
+def test_masks_are_the_shares_that_the_renderer_draws() -> None:
+    """Each object in white, all others in black: the picture is the object's share of the pixel."""
+    torch.manual_seed(0)
+    model = SPAIR(**SMALL, size_prior=[0.0, 0.5], alpha_logit_bias=0.5, alpha_logit_scale=8.0).eval()
+    scene = model.generate(3, (48, 48), torch.Generator().manual_seed(1), count=7)
+    _, alpha = model.decode(scene.what)
+    objects = Objects(scene.attention_boxes, scene.presence[..., None], scene.presence[..., None],
+                      scene.depth[..., None], scene.what)  # fmt: skip
+    black, N = torch.zeros(3, 1, 48, 48), scene.presence.shape[1]
+    white = torch.eye(N)[:, None, :, None, None, None].expand(N, 3, N, 1, *alpha.shape[-2:])
+    with torch.no_grad():
+        shares = torch.stack([model.render(objects, own, alpha, black)[:, 0] for own in white], 1)  # (B, N, H, W)
+        only = [objects._replace(presence=objects.presence * torch.eye(N)[n, :, None]) for n in range(N)]
+        drawn = [model.render(one, own, alpha, black)[:, 0] for one, own in zip(only, white, strict=True)]
+        alone = torch.stack(drawn, 1)  # a single object's share is its interpolated alpha
+    best = shares.argmax(1)
+    cover = alone.gather(1, best[:, None])[:, 0]
+    expected = torch.where((cover >= 0.5) & (shares.amax(1) > 0), best + 1, 0)
+    undecided = (cover - 0.5).abs() < 1e-4
+    two = shares.topk(2, 1).values
+    undecided |= (two[:, 0] - two[:, 1]) < 1e-6
+    assert torch.equal(scene.mask[~undecided], expected[~undecided])
+    assert undecided[shares.sum(1) > 0].float().mean() < 0.05
+    assert len(scene.mask.unique()) > 5
+
+
+def test_masks_of_a_trained_recipe_are_those_of_digits(uci_data) -> None:
+    import zoo
+    from zoo.evaluation import SceneMetrics
+
+    model = zoo.load("spair-multimnist-recipe")
+    data = uci_data(num_digits=[2, 4], num_test=16, eval_batch_size=16, masks=True)
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    metrics = SceneMetrics()
+    with torch.no_grad():
+        metrics.update(model(batch["image"]), batch)
+    values = metrics.compute()
+    assert values["ari_fg"] > 0.5
+    assert values["miou_fg"] > 0.4
