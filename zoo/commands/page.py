@@ -30,10 +30,10 @@ from datamodules.storage.images import from_pillow
 from zoo.commands.arguments import VerbParser
 from zoo.commands.show import test_scenes
 from zoo.files import to_json
-from zoo.pictures.draw import category_color, to_picture
-from zoo.pictures.overlay import draw_objects
+from zoo.pictures.draw import to_picture
+from zoo.pictures.overlay import draw_objects, object_color
 from zoo.prediction import brief_reason, pick_device, predict_batches, target_size, trained_size
-from zoo.scene import Scene
+from zoo.scene import FoundObject, Scene
 from zoo.sharing import weights
 
 if TYPE_CHECKING:
@@ -107,8 +107,13 @@ class Checkpoints:
         if refused:
             raise _BadRequestError(f"this image is skipped: {refused[0]}")
         ((_, scene),) = parts
-        image, (objects,) = scene.image[0], scene.objects(threshold)
-        seen = Scene.objects(scene, threshold)[0]  # in the pixels of what the model saw
+        image, size_given = scene.image[0], (picture.height, picture.width)
+        pairs = [  # in the pixels of the image as it was given, and of what the model saw
+            (found, own)
+            for found, own in zip(scene.objects(threshold)[0], Scene.objects(scene, threshold)[0], strict=True)
+            if _centred_in(found, size_given)  # the bars beside an image of other proportions are nothing
+        ]
+        objects, seen = [found for found, _ in pairs], [own for _, own in pairs]
         mask = None if scene.mask is None else scene.mask[0].numpy()
         crops = scene.crops(size=_CROP)[0]
         return {
@@ -121,7 +126,7 @@ class Checkpoints:
                     "box": [round(v, 1) for v in found["box"]],
                     "score": found["score"],
                     "category": found["category"],
-                    "color": None if found["category"] is None else category_color(found["category"]),
+                    "color": object_color(found, mask is not None),
                     "pixels": None if mask is None else int((mask == found["slot"] + 1).sum()),
                     "picture": _png(to_picture(crops[found["slot"]], 1)),
                 }
@@ -140,7 +145,10 @@ class Checkpoints:
 
     def _own_scenes(self, model: "ObjectModel", source: str) -> torch.Tensor:
         try:
-            return test_scenes(model.data_record, _SCENES)["image"]
+            batch = test_scenes(model.data_record, _SCENES)
+            image = batch["image"]
+            occupied = batch["valid"].any(1) if "valid" in batch else torch.ones(len(image), dtype=torch.bool)
+            return image[(~occupied).int().argsort(stable=True)]  # the first view has something to find
         except (ValueError, DatasetNotFoundError, CacheError, DatasetCorruptError) as error:
             own: Any = model
             if not hasattr(model, "generate"):
@@ -161,6 +169,12 @@ class Checkpoints:
         own = record["init_args"].get("image_size")
         size = trained_size(record.get("data")) if own is None else pair_of_sides(own)
         return None if size is None else [*size]
+
+
+def _centred_in(found: FoundObject, size: tuple[int, int]) -> bool:
+    """Whether the middle of a box lies in an image of `size` (H, W)."""
+    x1, y1, x2, y2 = found["box"]
+    return 0 <= x1 + x2 <= 2 * size[1] and 0 <= y1 + y2 <= 2 * size[0]
 
 
 def _png(picture: Image.Image) -> str:

@@ -147,7 +147,10 @@ def test_scenes(data: dict[str, Any] | None, count: int) -> Batch:
     """
     if not data or data["class"] not in registry.datamodules():
         raise ValueError("the checkpoint does not say what it was trained on: give a folder of --images")
-    dataset = registry.datamodules()[data["class"]].load()(**data["init_args"]).make_dataset("test")
+    arguments = {**data["init_args"]}
+    if arguments.get("num_test"):  # no more are drawn, or read, than are looked at
+        arguments["num_test"] = min(count, arguments["num_test"])
+    dataset = registry.datamodules()[data["class"]].load()(**arguments).make_dataset("test")
     return dataset.batch(range(min(count, len(dataset))))
 
 

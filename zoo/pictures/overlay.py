@@ -38,17 +38,20 @@ def draw_objects(image: Tensor, objects: Sequence[FoundObject], mask: np.ndarray
     if mask is not None:
         tint = np.zeros((*mask.shape, 3), np.uint8)
         for found in objects:
-            tint[mask == found["slot"] + 1] = _color(found, masks=True)
+            tint[mask == found["slot"] + 1] = object_color(found, masks=True)
         colors = Image.fromarray(tint).resize(size, Image.Resampling.NEAREST)
         where = Image.fromarray(np.where(tint.any(2), 115, 0).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         picture = Image.composite(colors, picture, where)
     labels = [presence_label(found["score"], found["category"]) for found in objects]
     boxes = torch.tensor([found["box"] for found in objects]).view(-1, 4) * scale
-    draw_boxes(picture, boxes, [_color(found, mask is not None) for found in objects], labels, max(1, int(scale) // 3))
+    draw_boxes(
+        picture, boxes, [object_color(found, mask is not None) for found in objects], labels, max(1, int(scale) // 3)
+    )
     return picture
 
 
-def _color(found: FoundObject, masks: bool) -> tuple[int, int, int]:
+def object_color(found: FoundObject, masks: bool) -> tuple[int, int, int]:
+    """Of a found object: its category's; its own where masks tell objects apart; else that of all."""
     if found["category"] is not None:
         return category_color(found["category"])
     return category_color(found["slot"]) if masks else PREDICTED_COLOR
