@@ -40,7 +40,9 @@ class Prediction(Scene):
     image: Tensor
     placements: tuple[Placement, ...]
 
-    def objects(self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False) -> list[list[FoundObject]]:
+    def objects(
+        self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False, max_overlap: float = 1.0
+    ) -> list[list[FoundObject]]:
         """As for every scene, with boxes in the pixels of the images as they were given, which `clip` ends at."""
         if not self.placements:
             return []
@@ -52,7 +54,7 @@ class Prediction(Scene):
         shift = torch.tensor([[place.left, place.top] * 2 for place in self.placements])
         scale = torch.tensor([place.scale * 2 for place in self.placements])
         own = replace(self, boxes=(boxes - shift[:, None]) * scale[:, None])
-        return Scene.objects(own, threshold, vectors=vectors)
+        return Scene.objects(own, threshold, vectors=vectors, max_overlap=max_overlap)
 
     def crops(self, image: Tensor | None = None, size: int | tuple[int, int] = 32) -> Tensor:
         """As for every scene, by default of the images themselves."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import NotRequired, TypedDict
 
 from torch import Tensor
+from torchvision.ops import nms
 
 from zoo.layers.glimpses import extract_glimpses
 
@@ -56,18 +57,29 @@ class Scene:
     attention: Tensor | None = None
     error: Tensor | None = None
 
-    def objects(self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False) -> list[list[FoundObject]]:
+    def objects(
+        self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False, max_overlap: float = 1.0
+    ) -> list[list[FoundObject]]:
         """The objects of each image as plain Python, the likeliest first.
 
         Args:
             threshold: Slots with at least this presence are objects, in [0, 1].
             vectors: Whether each has its appearance vector.
             clip: Whether boxes end where the image does; models may attend to what is beyond its edge.
+            max_overlap: Of objects whose boxes overlap by a larger IoU, in [0, 1], the likeliest is left alone
+                (non-maximum suppression), for counting where a model finds large things twice. 1: all are left.
         """
         H, W = self.reconstruction.shape[-2:]
         shown = self.boxes.minimum(self.boxes.new_tensor([W, H, W, H])).clamp_min(0) if clip else self.boxes
         presence, what, boxes = (t.detach().cpu().float().tolist() for t in (self.presence, self.what, shown))
         category = None if self.category is None else self.category.argmax(-1).cpu().tolist()
+
+        def chosen(b: int, row: list[float]) -> list[int]:
+            order = sorted((k for k, p in enumerate(row) if p >= threshold), key=lambda k: -row[k])
+            if max_overlap >= 1 or not order:
+                return order
+            own, scores = self.boxes[b, order].float(), self.presence[b, order].float()
+            return [order[i] for i in nms(own, scores, max_overlap).tolist()]
 
         def found(b: int, k: int) -> FoundObject:
             kind = None if category is None else category[b][k]
@@ -76,10 +88,7 @@ class Scene:
                 one["what"] = what[b][k]
             return one
 
-        return [
-            [found(b, k) for k in sorted(range(len(row)), key=lambda k, row=row: -row[k]) if row[k] >= threshold]  # type: ignore[misc]
-            for b, row in enumerate(presence)
-        ]
+        return [[found(b, k) for k in chosen(b, row)] for b, row in enumerate(presence)]
 
     def __repr__(self) -> str:
         """Counts, then each field that there is: its type, its shape and its range."""

@@ -84,6 +84,16 @@ def test_boxes_end_at_the_edges_of_images_as_they_were_given_if_asked_to() -> No
     assert scene.objects(0.0, clip=True)[0][0]["box"] == pytest.approx([0, 0, 100, 90])
 
 
+def test_of_objects_that_overlap_the_likeliest_is_left_if_asked_for() -> None:
+    boxes = torch.tensor([[[0.0, 0, 4, 4], [1, 0, 5, 4], [6, 6, 8, 8], [0, 0, 4, 2]]])  # IoU 0.6, and 0.5 of the last
+    scene = Scene(
+        reconstruction=torch.zeros(1, 1, 8, 8), boxes=boxes, presence=torch.tensor([[0.8, 0.9, 0.6, 0.7]]), what=boxes
+    )
+    slots = {t: [found["slot"] for found in scene.objects(max_overlap=t)[0]] for t in (1.0, 0.7, 0.55, 0.3)}
+    assert slots == {1.0: [1, 0, 3, 2], 0.7: [1, 0, 3, 2], 0.55: [1, 3, 2], 0.3: [1, 2]}
+    assert scene.objects(0.95, max_overlap=0.3) == [[]]
+
+
 def test_a_scene_says_what_is_in_it(model: SPAIR) -> None:
     scene = model.predict(torch.rand(3, 1, 24, 24))
     counts = (scene.presence >= 0.5).sum(1).tolist()
