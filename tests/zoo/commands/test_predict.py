@@ -152,7 +152,7 @@ def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, mo
         (["--images", "small", "--device", "abacus"], "no device 'abacus'"),
         (
             ["--images", "small", "--ckpt_path", "spair"],
-            "no checkpoint 'spair': did you mean spair-multimnist-paper or spair-multimnist-recipe",
+            "no checkpoint 'spair': did you mean spair-coins-recipe or spair-multimnist-paper or",
         ),
     ],
 )

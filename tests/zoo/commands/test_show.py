@@ -133,7 +133,7 @@ def test_what_cannot_be_shown_is_explained(tmp_path: Path, monkeypatch: pytest.M
         (["--ckpt_path=unknown.safetensors"], "does not say what it was trained on: give a folder of --images"),
         (
             ["--ckpt_path=spair"],
-            "no checkpoint 'spair': did you mean spair-multimnist-paper or spair-multimnist-recipe",
+            "no checkpoint 'spair': did you mean spair-coins-recipe or spair-multimnist-paper or",
         ),
         (["--ckpt_path=spair-multimnist-recipe", "--images=nowhere"], "there is no folder or file nowhere"),
         (["--ckpt_path=spair-multimnist-recipe", "--num_images=0"], "num_images=0"),
