@@ -83,7 +83,7 @@ def test_a_sheet_has_a_row_for_whatever_the_model_has(monkeypatch: pytest.Monkey
     generating = SPAIR(channels=1, backbone_channels=4)
     show.draw_sheet(generating, {"image": image}, generating.eval()(image), threshold=1.0)
     assert titles[-1].startswith("drawn from the prior")
-    assert titles[-2] == "predicted boxes"  # nothing was found, so there are no objects to show
+    assert titles[-2].startswith("predicted")  # nothing was found, so there are no objects to show
 
 
 @pytest.mark.parametrize("name", zoo.list_weights())
