@@ -41,9 +41,11 @@ from datamodules.storage.converted import (
     centre_crop,
     converted,
     pack_scene,
+    read_manifest,
     resize_bilinear,
     resize_nearest,
     scene_fields,
+    verify,
 )
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
@@ -149,14 +151,14 @@ class Published:
     @functools.cached_property
     def materials(self) -> tuple[str, ...]:
         """Names of all materials of objects, sorted."""
+        verify(self._vocabulary)
         names = np.load(self._vocabulary / "names.npy")
         return tuple(row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in names)
 
     @property
     def total(self) -> int:
         """How many images there are, or were when they were converted."""
-        manifest = json.loads((self._vocabulary / "manifest.json").read_text(encoding="utf-8"))
-        return int(manifest["source"]["images"])
+        return int(read_manifest(self._vocabulary)["source"]["images"])
 
     def convert(self, size: tuple[int, int], split: Split, images: int | None) -> Path:
         """Convert a split.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from datamodules.base import SceneDataset
 from datamodules.batch import Batch
 from datamodules.storage.cache import cache_folder, data_folder
-from datamodules.storage.converted import converted
+from datamodules.storage.converted import converted, verify
 
 Backgrounds = npt.NDArray[np.uint8]
 
@@ -32,6 +32,7 @@ class WithBackgrounds(SceneDataset):
     """
 
     def __init__(self, scenes: SceneDataset, file: Path) -> None:
+        verify(file.parent)
         self.scenes, self.file = scenes, file
         self._backgrounds: Backgrounds | None = None
 

@@ -1,8 +1,9 @@
 """Published data sets, converted once to memory-mapped arrays that every later run reads.
 
 A converted data set is a folder with one `.npy` file an array, whose first dimension counts the scenes, and a
-`manifest.json` that says what it was made from. It is written scene by scene in constant memory. A killed run leaves
-`NAME.part` behind, from which the next one goes on; the folder itself appears whole or not at all.
+`manifest.json` that says what it was made from and has checksums of all of it, which are looked at when it is opened
+first in a process. It is written scene by scene in constant memory. A killed run leaves `NAME.part` behind, from which
+the next one goes on; the folder itself appears whole or not at all.
 
 Also what such conversions share: centre crops, resizing as the published programs do it, and boxes from masks.
 """
@@ -15,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +39,8 @@ log = logging.getLogger(__name__)
 Fields = Mapping[str, tuple[tuple[int, ...], str]]  # name: shape of one scene's entry, type
 Resampling = Literal["bilinear", "nearest"]
 
-CHECKPOINT = 2**25  # bytes between two points from which a killed conversion can go on
+CHECKPOINT = 2**25  # bytes between two points from which a killed conversion can go on, and of a checksum
+MANIFEST, PROGRESS = "manifest.json", "progress.json"
 MARGIN = 2**26  # bytes that a conversion leaves free on the disk
 
 
@@ -136,11 +139,12 @@ class ConvertedScenes(SceneDataset):
         self.max_objects = max_objects
         self.label = label
         self.target = target
-        self._arrays = _load(folder)
-        total = len(self._arrays["images"])
+        total = read_manifest(folder)["scenes"]
         self.start, self.stop = start, total if stop is None else min(stop, total)
         if self.start >= self.stop:
             raise ValueError(f"{folder} holds {total} scenes: none from {start}" + f" to {stop}" * (stop is not None))
+        verify(folder, self.start, self.stop)
+        self._arrays = _load(folder)
 
     def __len__(self) -> int:
         """Number of scenes."""
@@ -364,6 +368,60 @@ def pair_of_sides(image_size: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a converted data set was made from (`parameters`, `fields`, `source`), how many `scenes`, and checksums.
+
+    Raises:
+        CacheError: It is damaged.
+    """
+    file = folder / MANIFEST
+    try:
+        return _signed(file)
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{file} is damaged ({error}); {_ANEW.format(folder)}") from error
+
+
+def verify(folder: Path, start: int = 0, stop: int | None = None) -> None:
+    """Look at the checksums of some scenes of a converted data set, once in a process.
+
+    Args:
+        folder: What `converted` returned.
+        start: First scene.
+        stop: One past the last one; null: the end.
+
+    Raises:
+        CacheError: A file is damaged; the message names it, and the scenes.
+    """
+    manifest = read_manifest(folder)
+    scenes, block = manifest["scenes"], manifest["block"]
+    last = scenes if stop is None else min(stop, scenes)
+    for key, (shape, dtype) in manifest["fields"].items():
+        file, header = folder / f"{key}.npy", _header(scenes, shape, dtype)
+        try:
+            status = file.stat()
+            seen = _seen.setdefault((str(file), status.st_ino, status.st_mtime_ns, status.st_size), set())
+            if status.st_size != _size(scenes, shape, dtype):
+                raise ValueError(f"it has {status.st_size} bytes, expected {_size(scenes, shape, dtype)}")
+            with file.open("rb") as content:
+                if content.read(len(header)) != header:
+                    raise ValueError("its header is another than was written")
+                each = (status.st_size - len(header)) // scenes
+                for i in range(start // block, -(-last // block)):
+                    if i in seen:
+                        continue
+                    content.seek(len(header) + i * block * each)
+                    if zlib.crc32(content.read(block * each)) != manifest["checksums"][key][i]:
+                        first, end = i * block, min((i + 1) * block, scenes)
+                        raise ValueError(f"scenes {first} to {end - 1} have another checksum than was written")
+                    seen.add(i)
+        except (OSError, ValueError) as error:
+            raise CacheError(f"{file} is damaged ({error}); {_ANEW.format(folder)}") from error
+
+
+_ANEW = "delete the folder {} to have it made again"
+_seen: dict[tuple[str, int, int, int], set[int]] = {}  # blocks whose checksums are right, of files as they were then
+
+
 def _load(path: Path) -> dict[str, Tensor]:
     """Map all arrays into memory; they are read when they are used."""
     arrays = {}
@@ -372,7 +430,7 @@ def _load(path: Path) -> dict[str, Tensor]:
             # copy on write: what is written to such an array never reaches the file
             arrays[file.stem] = torch.from_numpy(np.load(file, mmap_mode="c"))
         except (ValueError, OSError, EOFError) as error:
-            raise CacheError(f"{file} is damaged ({error}); delete the folder {path} to have it made again") from error
+            raise CacheError(f"{file} is damaged ({error}); {_ANEW.format(path)}") from error
     return arrays
 
 
@@ -382,22 +440,41 @@ def _serves(path: Path, wanted: dict[str, Any], *, quiet: bool = False) -> bool:
         return False
     reason = ""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        scenes = manifest.pop("scenes")
+        manifest = _signed(path / MANIFEST)
+        scenes = manifest["scenes"]
         if wanted["source"] is None:
             manifest["source"] = None
-        if manifest != wanted:
-            differs = [key for key in wanted if manifest.get(key) != wanted[key]]
+        if differs := [key for key in wanted if manifest.get(key) != wanted[key]]:
             reason = f"it was made with other {' and '.join(differs)}"
         for key, (shape, dtype) in wanted["fields"].items():
             file = path / f"{key}.npy"
             if not reason and file.stat().st_size != _size(scenes, shape, dtype):
                 reason = f"{file.name} has {file.stat().st_size} bytes, expected {_size(scenes, shape, dtype)}"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         reason = f"it cannot be read ({error})"
     if reason and not quiet:
         log.warning("converting %s anew: %s", path, reason)
     return not reason
+
+
+def _signed(file: Path) -> dict[str, Any]:
+    """A manifest, or a note of progress, of which nothing has changed since it was written.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It was changed, or has no digest of itself: it is damaged, or of a version without checksums.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
+        raise ValueError(f"{file.name} has no digest of its content, or another's")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _convert(
@@ -408,7 +485,8 @@ def _convert(
     total: int | None,
 ) -> None:
     part = _part(path)
-    scenes = _resume(part, wanted)
+    progress = _resume(part, wanted)
+    scenes, block, checksums = progress["scenes"], progress["block"], progress["checksums"]
     # Where not even one scene can be read, an earlier part stays as it is.
     rest = read(scenes)
     first = next(rest, None)
@@ -419,7 +497,6 @@ def _convert(
         part.mkdir(parents=True, exist_ok=True)
         if total is not None:
             _check_space(part, sum(_size(total - scenes, *field) for field in fields.values()))
-    every = max(CHECKPOINT // sum(_size(1, *field) for field in fields.values()), 1)
     files = {}
     try:
         with _errors_of(part):
@@ -436,26 +513,30 @@ def _convert(
                     value = np.asarray(scene[key], dtype)
                     if value.shape != tuple(shape):
                         raise ValueError(f"{key} of scene {scenes} has shape {value.shape}, expected {shape}")
-                    files[key].write(value.tobytes())
+                    payload = value.tobytes()
+                    files[key].write(payload)
+                    if scenes % block == 0:
+                        checksums[key].append(0)
+                    checksums[key][-1] = zlib.crc32(payload, checksums[key][-1])
                 scenes += 1
-                if scenes % every == 0:
-                    _save(part, files, wanted, scenes)
+                if scenes % block == 0:
+                    _save(part, files, {**progress, "scenes": scenes})
         with _errors_of(part):
             for key, (shape, dtype) in fields.items():
                 files[key].seek(0)
                 files[key].write(_header(scenes, shape, dtype))
     finally:
         with _errors_of(part):
-            _save(part, files, wanted, scenes)
+            _save(part, files, {**progress, "scenes": scenes})
             for file in files.values():
                 file.close()
     with _errors_of(part):
         # If this is cut short, the next run finds all scenes in the part and only finishes it.
-        shutil.copyfile(part / "progress.json", part / "manifest.json")
+        shutil.copyfile(part / PROGRESS, part / MANIFEST)
         if path.exists():
             shutil.rmtree(path)
         part.rename(path)
-        (path / "progress.json").unlink()
+        (path / PROGRESS).unlink()
 
 
 def _part(path: Path) -> Path:
@@ -463,28 +544,29 @@ def _part(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _resume(part: Path, wanted: dict[str, Any]) -> int:
-    """Scenes of a conversion that was cut short and can go on; 0 to begin anew."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        progress = json.loads((part / "progress.json").read_text(encoding="utf-8"))
-        scenes = int(progress.pop("scenes"))
+def _resume(part: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Where a conversion that was cut short can go on, or what one begins with."""
+    with contextlib.suppress(OSError, ValueError):
+        progress = _signed(part / PROGRESS)
         sizes = [
-            (part / f"{key}.npy").stat().st_size >= _size(scenes, *field) for key, field in wanted["fields"].items()
+            (part / f"{key}.npy").stat().st_size >= _size(progress["scenes"], *field)
+            for key, field in wanted["fields"].items()
         ]
-        if progress == wanted and all(sizes):
-            log.info("going on with %s at scene %d", part, scenes)
-            return scenes
-    return 0
+        if all(progress[key] == wanted[key] for key in wanted) and all(sizes):
+            log.info("going on with %s at scene %d", part, progress["scenes"])
+            return progress
+    block = max(CHECKPOINT // sum(_size(1, *field) for field in wanted["fields"].values()), 1)
+    return {**wanted, "scenes": 0, "block": block, "checksums": {key: [] for key in wanted["fields"]}}
 
 
-def _save(part: Path, files: Mapping[str, IO[bytes]], wanted: dict[str, Any], scenes: int) -> None:
+def _save(part: Path, files: Mapping[str, IO[bytes]], progress: dict[str, Any]) -> None:
     """Bring all scenes to the disk, and then say so."""
     for file in files.values():
         file.flush()
         os.fsync(file.fileno())
-    note = part / "progress.json.tmp"
-    note.write_text(json.dumps({**wanted, "scenes": scenes}, indent=1), encoding="utf-8")
-    note.replace(part / "progress.json")
+    note = part / f"{PROGRESS}.tmp"
+    note.write_text(json.dumps({**progress, "sha256": _digest(progress)}, indent=1), encoding="utf-8")
+    note.replace(part / PROGRESS)
 
 
 def _header(scenes: int, shape: Sequence[int], dtype: str) -> bytes:

@@ -1,3 +1,4 @@
+import json
 import logging
 import multiprocessing
 import os
@@ -5,6 +6,7 @@ import pickle
 import resource
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +92,70 @@ def test_what_does_not_serve_is_converted_anew(tmp_path, caplog):
         assert f"converting {path} anew" in caplog.text
         caplog.clear()
         assert convert(tmp_path, refuse, source=other) == path
+
+
+def test_no_byte_of_a_converted_data_set_changes_unnoticed(tmp_path):
+    """Each byte of the small files and headers, and many of the others: an error in a line, or converted anew."""
+    rng, noticed = np.random.default_rng(0), 0
+    whole = convert(tmp_path / "whole")
+    for file in sorted(whole.iterdir()):
+        content = file.read_bytes()
+        places = {*rng.integers(0, len(content), 12).tolist(), *range(0, 128, 11), len(content) - 1}
+        for place in sorted(place for place in places if place < len(content)):
+            changed = bytearray(content)
+            changed[place] ^= 1 << rng.integers(8)
+            file.write_bytes(changed)
+            try:
+                harmless = json.loads(changed) == json.loads(content)  # white space
+            except ValueError:
+                harmless = False
+            if harmless:
+                ConvertedScenes(whole)
+                continue
+            with pytest.raises(CacheError, match=r"is damaged \([^\n]*\Z"):
+                ConvertedScenes(whole)
+            noticed += 1
+        file.write_bytes(content)
+    assert noticed > 150
+    ConvertedScenes(whole)
+
+
+def test_checksums_are_of_the_scenes_that_are_opened_and_go_on_where_a_conversion_does(tmp_path, monkeypatch):
+    a_scene = sum(128 + value.nbytes for value in scene(0).values())  # with headers
+    monkeypatch.setattr(module, "CHECKPOINT", 100 * a_scene)
+
+    def broken(start: int) -> Iterator[dict[str, np.ndarray]]:
+        yield from map(scene, range(start, 250))
+        raise DatasetCorruptError("record 250 is damaged")
+
+    with pytest.raises(DatasetCorruptError, match="record 250"):
+        convert(tmp_path, broken)
+    path = convert(tmp_path)  # from the middle of a checksum's scenes
+    manifest = module.read_manifest(path)
+    raw = np.load(path / "images.npy")
+    assert manifest["block"] == 100
+    assert manifest["checksums"]["images"] == [zlib.crc32(raw[i : i + 100]) for i in range(0, SCENES, 100)]
+    with (path / "images.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    ConvertedScenes(path, 0, 500)  # the rest is not looked at
+    with pytest.raises(CacheError, match=r"images\.npy is damaged \(scenes 500 to 551 have another checksum"):
+        ConvertedScenes(path, 480)
+    (path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(CacheError, match=r"manifest\.json is damaged"):
+        ConvertedScenes(path)
+
+
+def test_a_data_set_without_checksums_is_converted_anew(tmp_path, caplog):
+    path = convert(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sha256"], manifest["checksums"], manifest["block"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert convert(tmp_path) == path
+    assert "has no digest" in caplog.text
+    ConvertedScenes(path)
 
 
 def _killed(folder: Path, started: multiprocessing.synchronize.Event) -> None:
