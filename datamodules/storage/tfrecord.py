@@ -26,7 +26,8 @@ UInt32 = npt.NDArray[np.uint32]
 POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
 MASK_DELTA = 0xA282EAD8
 STREAMS = 1024  # parts of a long record whose checksums are computed side by side
-LONGEST = 2**31  # bytes of a record
+LONGEST = 2**26  # bytes of a record unless more are admitted; the published ones have up to 4 MB
+PIECE = 2**20  # bytes read at a time: a length that is not true costs no memory
 
 
 def read_examples(
@@ -70,12 +71,17 @@ def read_examples(
         yield found
 
 
-def read_records(path: Path, start: int = 0) -> Iterator[bytes]:
+def read_records(path: Path, start: int = 0, longest: int = LONGEST) -> Iterator[bytes]:
     """Yield the data of each record of a file, from number `start` on.
+
+    Args:
+        path: The file, compressed by gzip or not.
+        start: Records to skip; their checksums are not looked at.
+        longest: Bytes that a record has at most.
 
     Raises:
         DatasetNotFoundError: The file is not there.
-        DatasetCorruptError: It is cut short or damaged; the message names the file and the record.
+        DatasetCorruptError: It is empty, cut short or damaged; the message names the file and the record.
     """
     number = 0
     try:
@@ -86,8 +92,8 @@ def read_records(path: Path, start: int = 0) -> Iterator[bytes]:
                 if _masked(crc32c(header[:8])) != int.from_bytes(header[8:], "little"):
                     raise ValueError("the checksum of its length is wrong" if number else "it is no TFRecord file")
                 length = int.from_bytes(header[:8], "little")
-                if length > LONGEST:
-                    raise ValueError(f"it announces {length} bytes")
+                if length > longest:
+                    raise ValueError(f"it announces {length} bytes, more than {longest}")
                 data = _read(file, length + 4)
                 if len(data) < length + 4:
                     raise EOFError
@@ -97,12 +103,15 @@ def read_records(path: Path, start: int = 0) -> Iterator[bytes]:
                         raise ValueError("the checksum of its data is wrong")
                     yield record
                 number += 1
+            if number == 0:
+                raise EOFError
     except FileNotFoundError as error:
         raise DatasetNotFoundError(f"{path} is not there") from error
     except (EOFError, ValueError, gzip.BadGzipFile, zlib.error) as error:
         if isinstance(error, DatasetCorruptError):
             raise
-        why = "the file ends within it" if isinstance(error, EOFError) else str(error)
+        ended = f"the file {'ends within it' if number or path.stat().st_size else 'is empty'}"
+        why = ended if isinstance(error, EOFError) else str(error)
         raise DatasetCorruptError(f"{path} is damaged at record {number}: {why}; download it again") from error
 
 
@@ -217,10 +226,10 @@ def _open(path: Path) -> IO[bytes]:
 
 def _read(file: IO[bytes], size: int) -> bytes:
     """`size` bytes, fewer at the end of the file."""
-    data = file.read(size)
-    while data and len(data) < size and (more := file.read(size - len(data))):
+    data = bytearray()
+    while len(data) < size and (more := file.read(min(size - len(data), PIECE))):
         data += more
-    return data
+    return bytes(data)
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

@@ -7,8 +7,10 @@ import re
 import ssl
 import tarfile
 import threading
+import tracemalloc
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,76 @@ def test_damaged_archives_leave_nothing(tmp_path, damage):
     assert not list((tmp_path / "to").iterdir())
     with pytest.raises(DatasetNotFoundError, match="not there"):
         unpack(tmp_path / "none.zip", tmp_path / "to")
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    """A block of a tar file that begins a member."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def sparse(path: Path) -> None:
+    """A file of 200 MB in 512 bytes, by pax headers."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a")
+        member.pax_headers = {"GNU.sparse.map": "0,512", "GNU.sparse.size": "200000000", "GNU.sparse.numblocks": "1"}
+        member.size = 512
+        tar.addfile(member, io.BytesIO(bytes(512)))
+
+
+def encrypted(path: Path) -> None:
+    content = bytearray(pack(path).read_bytes())
+    content[content.index(b"PK\x01\x02", 0) + 8] |= 1  # of the folder
+    at = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 4)
+    content[at + 8] |= 1
+    path.write_bytes(content)
+
+
+def written(*blocks: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(gzip.compress(b"".join(blocks) + bytes(1024)))
+
+
+ODD = {
+    "sparse.tar": (sparse, "sparse file"),
+    "encrypted.zip": (encrypted, "is encrypted"),
+    "nested.tar.gz": (
+        written(*[header("a", tarfile.GNUTYPE_LONGNAME, 2) + b"x\0".ljust(512, b"\0")] * 3000),
+        "damaged",
+    ),
+    "long_name.tar.gz": (written(header("a", tarfile.GNUTYPE_LONGNAME, 10**8), bytes(10**8)), "announces 100000000"),
+    "long_pax.tar.gz": (written(header("a", tarfile.XHDTYPE, 10**8), bytes(10**8)), "announces 100000000"),
+    "deep.zip": (lambda path: pack(path, {"a/" * 40 + "b": b""}), "too long a path"),
+    "wide.zip": (lambda path: pack(path, {"a" * 300: b""}), "too long a path"),
+    "twice.tar": (lambda path: pack(path, {"a": b"1", "a/b": b"2"}), "both a file and a folder"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_archives_that_are_made_to_exhaust_are_refused_at_no_cost(tmp_path, name):
+    make, message = ODD[name]
+    make(tmp_path / name)
+    tracemalloc.start()
+    with pytest.raises(DatasetCorruptError, match=message) as caught:
+        unpack(tmp_path / name, tmp_path / "to")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_a_bomb_is_given_up_before_it_fills_the_disk(tmp_path, name):
+    path = pack(tmp_path / name, {"zeros": bytes(20_000_000), "more": bytes(1000)})
+    unpack(path, tmp_path / "to", largest=20_001_000)
+    with pytest.raises(DatasetCorruptError, match="larger than"):
+        unpack(path, tmp_path / "other", largest=20_000_999)
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_a_tar_file_without_checksums_says_so(tmp_path, caplog):
+    unpack(pack(tmp_path / "x.tar.gz"), tmp_path / "to")
+    assert not caplog.text
+    unpack(pack(tmp_path / "x.tar"), tmp_path / "to")
+    assert "x.tar has no checksum of its files" in caplog.text

@@ -153,3 +153,23 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 * 2**20
+
+
+def test_an_empty_file_is_no_data_set_and_a_false_length_costs_no_memory(tmp_path):
+    for name, content in (("empty", b""), ("packed", gzip.compress(b""))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DatasetCorruptError, match=rf"{name} is damaged at record 0: the file (is empty|ends)"):
+            list(read_records(tmp_path / name))
+    length = (10**9).to_bytes(8, "little")
+    crc = crc32c(length)
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    for name, packed in (("plain", bytes), ("zipped", gzip.compress)):
+        (tmp_path / name).write_bytes(packed(length + masked.to_bytes(4, "little") + bytes(1000)))
+        with pytest.raises(DatasetCorruptError, match="announces 1000000000 bytes, more than 67108864"):
+            list(read_records(tmp_path / name))
+        tracemalloc.start()
+        with pytest.raises(DatasetCorruptError, match="the file ends within it"):
+            list(read_records(tmp_path / name, longest=2**31))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 10e6
