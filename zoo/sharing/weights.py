@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import registry
-from zoo.files import write_json
+from zoo.files import check_zip, write_json
 from zoo.files import write_whole as write_whole
 from zoo.sharing.former import FORMAT_VERSION, FormerRecordError, upgrade, upgrade_state
 
@@ -347,6 +347,7 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     import torch
 
     try:
+        check_zip(path)
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
         written = content["zoo"]

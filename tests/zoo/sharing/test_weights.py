@@ -1,6 +1,7 @@
 import json
 import math
 import pickle
+import random
 import re
 from pathlib import Path
 
@@ -133,6 +134,26 @@ def test_loading_runs_no_code_from_the_file(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(weights.CheckpointError, match="cannot be read"):
             zoo.load(tmp_path / name)
     assert not (tmp_path / "owned").exists()
+
+
+def test_no_damage_to_a_checkpoint_of_a_run_gives_other_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, path = SPAIR(**SMALL), tmp_path / "last.ckpt"
+    state = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 7}
+    torch.save(state, path)
+    content, rng, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        changed = bytearray(content)
+        changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            record, weights_read = weights.read(path)
+        except weights.CheckpointError as error:
+            refused += "\n" not in str(error)
+            continue
+        assert record["init_args"] == model.record()["init_args"]
+        assert all(torch.equal(weights_read[name], value) for name, value in model.state_dict().items())
+    assert refused > 75  # the rest was between the entries, where nothing is read
 
 
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
