@@ -68,6 +68,7 @@ def test_lines_are_means_over_seeds_and_panels_those_with_points() -> None:
 
 def test_every_recorded_figure_is_drawn(tmp_path: Path) -> None:
     recorded = {row["figure"] for row in figures.recorded.read(figures.POINTS)}
+    assert recorded
     for name in recorded:
         figures.add(figures.read(name), tmp_path / "again.csv")  # all are such as may be recorded
         with Image.open(figure.draw(name, tmp_path / "out.png")) as picture:
