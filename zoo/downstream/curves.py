@@ -5,6 +5,7 @@ from statistics import mean, stdev
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from zoo.results.figures import About
 
@@ -40,6 +41,8 @@ def draw_curves(about: About, rows: Sequence[Mapping[str, str]]) -> Figure:
         ax.set_title(panel, fontsize=10)
         ax.set_xlabel(about.x, fontsize=9)
         ax.set_xscale(about.x_scale)
+        if about.x_scale == "linear":  # numbers of objects
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylim(bottom=0)
         if all(float(row["y"]) <= 1 for row in rows if row["panel"] == panel):
             ax.set_ylim(top=1)
