@@ -26,6 +26,7 @@ import zoo
 from zoo.commands import page
 from zoo.commands.page import Checkpoints, PageServer
 from zoo.models import SPAIR
+from zoo.pictures.overlay import object_color
 from zoo.sharing import weights
 
 BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
@@ -90,7 +91,7 @@ def test_what_is_seen_is_what_the_model_predicts(server: PageServer) -> None:
     found, scale = picture(seen["found"]), 4
     assert found.shape == (192, 192, 3)
     edge = found[int(y1 * scale), int((x1 + x2) / 2 * scale)].astype(int)
-    assert edge[2] > edge[0] + 50  # blue
+    assert tuple(edge) == object_color(inside[0], masks=True)
 
 
 def test_categories_and_scenes_of_its_kind(server: PageServer) -> None:
@@ -276,3 +277,55 @@ def test_in_a_browser_one_drops_draws_and_chooses(server: PageServer, tmp_path: 
         browser.close()
     assert problems == []
     assert {url.split("/")[2] for url in asked if url.startswith("http")} == {server.url.split("/")[2]}
+
+
+def test_objects_in_the_bars_beside_an_image_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tall image is padded to the model's square: only boxes whose middle lies in the image itself are shown."""
+    torch.manual_seed(0)
+    mine = str(zoo.save(SPAIR(channels=1, backbone_channels=4), tmp_path / "mine"))
+    offered = Checkpoints([mine], "cpu")
+    monkeypatch.setattr(Checkpoints, "_size", staticmethod(lambda record: [48, 48]))
+    tall = Image.new("L", (24, 48), 128)  # in columns 12 to 36 of what the model sees
+    objects = offered.see(mine, tall, 0.0)["objects"]
+    everything = zoo.load(mine).predict(tall, image_size=48, fit="pad").objects(0.0)[0]
+    assert 0 < len(objects) < len(everything) == 16
+    assert all(0 <= one["box"][0] + one["box"][2] <= 48 for one in objects)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_the_image_stays_two_are_compared_and_a_stopped_server_says_so(width: int) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ["spair-multimnist-recipe", "discrete-air-multisprites-recipe"]
+    served = PageServer(Checkpoints(names, "cpu"), port=0)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=BROWSER, args=QUIET)
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+
+        def turn(action: Any) -> None:
+            tab.evaluate("document.body.dataset.turn = ''")
+            action()
+            tab.wait_for_function("document.body.dataset.turn", timeout=30_000)
+
+        tab.goto(served.url)
+        tab.wait_for_function("document.body.dataset.turn", timeout=30_000)
+        assert tab.locator("#objects .object").count() >= 1  # the first view has something to find
+        turn(lambda: tab.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": png(digits())}))
+        before = tab.evaluate("source.bitmap.src")
+        turn(lambda: tab.select_option("#checkpoint", names[1]))
+        assert tab.evaluate("source.bitmap.src") == before
+        assert not tab.locator("#found2").is_visible()
+        turn(lambda: tab.select_option("#other", names[0]))
+        assert tab.locator("#found2").is_visible()
+        assert tab.locator("#objects2 .object").count() == 3
+        assert not tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+        unnamed = """[...document.querySelectorAll("button, input, select, canvas, img")].filter(element =>
+            !(element.labels && element.labels.length) && !element.getAttribute("aria-label") && !element.textContent
+            && !element.hasAttribute("alt")).length"""
+        assert tab.evaluate(unnamed) == 0  # a screen reader has a name for each
+        served.shutdown()
+        served.server_close()
+        tab.click("#scene")
+        tab.wait_for_function("document.getElementById('said').textContent.startsWith('The server has stopped')")
+        browser.close()
