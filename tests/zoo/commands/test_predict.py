@@ -117,7 +117,7 @@ def test_a_checkpoint_predicts_a_folder_from_the_command_line(tmp_path: Path, mo
         x1, y1, x2, y2 = found["box"]
         assert own["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.01)
         assert own["score"] == pytest.approx(found["score"], abs=1e-4)
-        assert "segmentation" not in own  # SPAIR has boxes only
+        assert own["segmentation"]["size"] == [48, 60]  # masks from the renderer
     assert content["categories"] == [{"id": 0, "name": "object"}]
     with np.load(tmp_path / "out" / "vectors.npz") as vectors:
         torch.testing.assert_close(
