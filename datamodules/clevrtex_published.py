@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from datamodules.base import Array, Split, size_name
@@ -47,6 +46,7 @@ from datamodules.storage.converted import (
     scene_fields,
     verify,
 )
+from datamodules.storage.images import open_image
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SHAPES = dict.fromkeys(VARIANTS, ("cube", "cylinder", "monkey", "sphere"))
@@ -306,7 +306,7 @@ def read_scene(path: Path, variant: str, size: tuple[int, int], materials: dict[
 
 def _read_png(path: Path, modes: tuple[str, ...]) -> Array:
     try:
-        with Image.open(path) as image:
+        with open_image(path, formats=("PNG",)) as image:
             if image.mode not in modes:
                 raise ValueError(f"its mode is {image.mode}, expected {' or '.join(modes)}")
             return np.array(image)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from PIL import Image
 
 from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError, ImageError
@@ -32,6 +31,7 @@ from datamodules.storage.images import (
     fit_image,
     fit_mask,
     image_files,
+    open_image,
     orientation,
     place_image,
     read_image,
@@ -387,7 +387,7 @@ def _turn(path: Path, size: tuple[int, int], upright: tuple[int, int], report: R
     Raises:
         AnnotationError: The sizes differ otherwise.
     """
-    with Image.open(path) as picture:
+    with open_image(path) as picture:
         how = orientation(picture)
     if size == upright:
         if 1 < how <= 4 or (how > 4 and size[0] == size[1]):

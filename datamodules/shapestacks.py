@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from datamodules.base import SPLITS, Array, SceneDataModule, Split, check, size_name
 from datamodules.errors import DatasetCorruptError, DatasetNotFoundError
@@ -42,6 +41,7 @@ from datamodules.storage.converted import (
     resize_nearest,
     scene_fields,
 )
+from datamodules.storage.images import open_image
 
 VERSION = 1  # of the conversion: raise it whenever the same parameters give other arrays
 SIDE = 224
@@ -203,7 +203,7 @@ def read_scene(image_path: Path, map_path: Path, parameters: ShapeStacksParamete
 def _read_picture(path: Path, mode: str) -> Array:
     """(H, W, channels) uint8."""
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             array = np.asarray(picture.convert(mode))
     except (OSError, SyntaxError, ValueError) as error:
         raise DatasetCorruptError(f"{path} is damaged ({error}); unpack or download it again") from error

@@ -6,8 +6,10 @@ recipe, `recipes/quick/spair`.
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 SUFFIXES = (".yaml", ".yml", ".json")
+_MOST_VALUES, _DEEPEST = 100_000, 100  # of a configuration, and lists within lists
 
 
 class ConfigurationError(ValueError):
@@ -50,6 +52,30 @@ def find(given: str) -> Path:
     close = difflib.get_close_matches(name, known, n=2) or [own for own in known if own.split("/")[-1] == name][:2]
     hint = f"did you mean {' or '.join(close)}?" if close else "`python -m zoo list` shows their names"
     raise ConfigurationError(f"there is no file {given}, and no configuration of that name: {hint}")
+
+
+def check_size(content: Any, name: object) -> None:
+    """Refuse a configuration whose aliases stand for more than anybody would write, as parsers copy each.
+
+    Args:
+        content: What YAML or JSON was read as; aliases are the same object.
+        name: Of the file, for the message.
+
+    Raises:
+        ConfigurationError: It has more than 100,000 values, or holds itself.
+    """
+    known: dict[int, int] = {}
+
+    def count(part: Any, depth: int = 0) -> int:
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        if id(part) not in known:
+            known[id(part)] = _MOST_VALUES + 1  # until it is known to end
+            sizes = [count(value, depth + 1) for value in inner] if depth < _DEEPEST else [_MOST_VALUES + 1]
+            known[id(part)] = 1 + sum(sizes)
+        return known[id(part)] if inner else 1
+
+    if count(content) > _MOST_VALUES:
+        raise ConfigurationError(f"{name} has more than {_MOST_VALUES} values by its aliases, or is nested too deep")
 
 
 def name_of(given: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from datamodules.storage.images import open_image
+
 _GREY = ("1", "L", "LA", "La", "I", "F")  # Pillow's modes without colour, beside those that begin with I;16
 _MOST = 1000  # files whose sizes are looked at
 _ORIENTATION, _ON_ITS_SIDE = 274, (5, 6, 7, 8)  # EXIF: images that are stored on their side
@@ -52,7 +54,7 @@ def _opened(files: Iterable[Path]) -> Iterator[Image.Image]:
     """Those that can be opened; their pixels are not read."""
     for file in files:
         try:
-            with Image.open(file) as picture:
+            with open_image(file) as picture:
                 yield picture
         except Exception:  # Pillow raises a dozen kinds for damaged files, of which whoever reads them tells
             continue

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from scipy import ndimage
 
 from datamodules.base import Array
 from datamodules.errors import DatasetCorruptError
-from datamodules.storage.images import orientation
+from datamodules.storage.images import open_image, orientation
 
 VOID = 255  # of PASCAL VOC, Cityscapes and ADE20K
 _WIDTH = 7  # pixels: borders are narrower; VOC's have five
@@ -63,7 +63,7 @@ def read_ids(file: Path, void_ids: Collection[int] = (), watch: VoidWatch | None
         DatasetCorruptError: It is damaged, or no image.
     """
     try:
-        with Image.open(file) as picture:
+        with open_image(file) as picture:
             tagged = orientation(picture) > 1
             ids = np.asarray(ImageOps.exif_transpose(picture))
     except FileNotFoundError:

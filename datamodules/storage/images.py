@@ -1,9 +1,10 @@
 """Images of any origin as tensors: files, arrays and Pillow's images, in a model's channels and size."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from datamodules.errors import ImageError
 from datamodules.storage.converted import resize_nearest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of these, and none that runs another program
+MOST_PIXELS = 89_478_485  # of an image, from which on Pillow warns; the environment variable ZOO_MAX_PIXELS says more
 BITS = 258  # TIFF's tag of the bits of a sample
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, which Pillow's and OpenCV's grey have too
 Fit = Literal["stretch", "pad"]
@@ -60,6 +63,39 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
+def open_image(
+    source: str | os.PathLike[str] | IO[bytes], *, most: int | None = None, formats: Sequence[str] = FORMATS
+) -> Image.Image:
+    """Open an image file, whose pixels are not read yet, if it is of a known format and not too large to be read.
+
+    Args:
+        source: Path, or a file that is open.
+        most: Pixels that it may have; null: the environment variable ZOO_MAX_PIXELS, else 89 millions.
+        formats: Pillow's names of those that are taken.
+
+    Returns:
+        To be closed by the caller.
+
+    Raises:
+        ImageError: It has more pixels.
+        Exception: What Pillow raises, a dozen kinds, for what is no image or damaged.
+    """
+    given = os.environ.get("ZOO_MAX_PIXELS", "")
+    check("ZOO_MAX_PIXELS", given, given == "" or (given.isdecimal() and int(given) > 0), "a number of pixels")
+    limit = int(given or MOST_PIXELS)
+    if given:
+        Image.MAX_IMAGE_PIXELS = limit
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of fewer pixels than the limit
+        picture = Image.open(source, formats=list(formats))
+    width, height = picture.size
+    if width * height > (most or limit):
+        picture.close()
+        fix = "" if most else "; the environment variable ZOO_MAX_PIXELS admits more"
+        raise ImageError(f"it has {width} x {height} pixels, more than {most or limit} in all{fix}")
+    return picture
+
+
 def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Read an image file, turned upright where its metadata (EXIF) say how; of an animation, the first frame.
 
@@ -67,10 +103,10 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         (C, H, W) float32 in [0, 1]: C is 1 for grey images, 3 for all others. What is transparent is on black.
 
     Raises:
-        ImageError: It is not there, damaged, or in a format that Pillow does not read.
+        ImageError: It is not there, damaged, too large (see `open_image`), or none of `FORMATS`.
     """
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             file.load()
             return from_pillow(file)
     except FileNotFoundError:

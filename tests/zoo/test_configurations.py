@@ -184,3 +184,19 @@ def test_a_run_of_one_verb_leaves_all_verbs_to_the_next(monkeypatch: pytest.Monk
         cli.main(["fit", "--config=spair", "--print_config"])
     assert cli.ZooCLI.subcommands() == before
     assert before.keys() >= {"fit", "test", "validate", "predict", "cluster"}
+
+
+def test_aliases_of_aliases_and_lists_within_lists_are_refused() -> None:
+    content: list = ["x"] * 9
+    for _ in range(8):
+        content = [content] * 9  # as YAML's aliases are read: the same list, 9 ** 9 values in all
+    endless: dict = {"model": {}}
+    endless["model"]["again"] = endless
+    deep: list = []
+    for _ in range(200):
+        deep = [deep]
+    for bad in (content, {"a": [content]}, endless, deep):
+        with pytest.raises(configurations.ConfigurationError, match=r"bad\.yaml has more than 100000 values"):
+            configurations.check_size(bad, "bad.yaml")
+    shared = {"lr": 1, "layers": [3] * 1000}
+    configurations.check_size({"model": shared, "data": [shared] * 50}, "fine.yaml")

@@ -175,6 +175,9 @@ def _config(given: str) -> str:
     text = configurations.read(path)
     try:
         content = yaml.safe_load(text)
+        configurations.check_size(content, path)
+    except RecursionError:
+        raise configurations.ConfigurationError(f"{path} is nested too deep") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""

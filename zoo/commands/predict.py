@@ -34,7 +34,16 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 import zoo
 from datamodules.errors import ImageError
-from datamodules.storage.images import Fit, orientation, place_image, read_image, turn_boxes, turn_mask, unfit_mask
+from datamodules.storage.images import (
+    Fit,
+    open_image,
+    orientation,
+    place_image,
+    read_image,
+    turn_boxes,
+    turn_mask,
+    unfit_mask,
+)
 from zoo.commands.arguments import VerbParser
 from zoo.commands.photos import (
     crowded,
@@ -227,7 +236,7 @@ class _Run:
         wanted = (entry["height"], entry["width"])
         if wanted == size:
             return 1
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             how = orientation(picture)
         if how > 4 and wanted == size[::-1]:
             return _BACK.get(how, how)

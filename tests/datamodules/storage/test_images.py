@@ -194,3 +194,21 @@ def test_masks_and_boxes_are_turned_as_their_image(tmp_path: Path, how: int) -> 
     rows, columns = np.nonzero(seen)
     box = turn_boxes(torch.tensor([2.0, 1, 9, 4]), (8, 12), how)
     assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_formats_that_run_programs_and_images_of_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n")
+    with pytest.raises(ImageError, match=r"a\.png cannot be read as an image: cannot identify"):
+        read_image(tmp_path / "a.png")
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 50_000
+    with pytest.raises(ImageError, match=r"it has 13000 x 13000 pixels, more than 89478485 in all; .*ZOO_MAX_PIXELS"):
+        read_image(tmp_path / "bomb.png")
+    Image.new("L", (40, 30)).save(tmp_path / "small.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # is set back after the test
+    for most, message in (("1199", "more than 1199 in all"), ("many", "must be a number of pixels")):
+        monkeypatch.setenv("ZOO_MAX_PIXELS", most)
+        with pytest.raises(ImageError, match=message):
+            read_image(tmp_path / "small.png")
+    monkeypatch.setenv("ZOO_MAX_PIXELS", "1200")
+    assert read_image(tmp_path / "small.png").shape == (1, 30, 40)
