@@ -2,13 +2,18 @@
 
 Drop, paste or choose an image, draw one, or take a scene of a checkpoint's own kind; what the checkpoint finds in it is
 shown at once: boxes, masks, reconstruction, each object and what is known of it. The page is served by this process to
-this machine alone, and needs nothing but a browser: no network, no further packages.
+this machine alone, and needs nothing but a browser: no network, no further packages. Pages of other sites that are open
+in the same browser cannot use it: requests name this machine, and those that send an image bring a token of the page.
 """
 
 import argparse
 import base64
 import contextlib
 import io
+import ipaddress
+import re
+import secrets
+import socket
 import sys
 import threading
 import time
@@ -26,7 +31,7 @@ from PIL import Image
 
 from datamodules.errors import CacheError, DatasetCorruptError, DatasetNotFoundError
 from datamodules.storage.converted import pair_of_sides
-from datamodules.storage.images import from_pillow
+from datamodules.storage.images import from_pillow, open_image
 from zoo.commands.arguments import VerbParser
 from zoo.commands.show import test_scenes
 from zoo.files import to_json
@@ -41,12 +46,38 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("page.html")
 _LARGEST = 32 * 2**20  # bytes of an image
+_PIXELS = 2**24  # of an image; JPEG files of more are decoded in fewer
+_DRAFT = 1024  # pixels of their shorter side, at least
+_TOKEN = "X-Zoo-Token"  # the header that brings what only the page knows
+_PLACES = 32  # connections at once
+_SECONDS = 10.0  # for a request to arrive whole, and for an answer to leave
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::\d{1,5})?", re.ASCII)
+_HEADERS = {  # of every answer: nothing from elsewhere is run or shown here, nor this elsewhere
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'nonce-{token}'; "
+        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+}
+_JSON = "application/json"
 _SCENES = 32  # of a checkpoint's own kind, to choose from
 _CROP = 56  # pixels of the picture of one object
 
 
 class _BadRequestError(ValueError):
     """Something that the page's user can mend."""
+
+
+class _RefusedError(ValueError):
+    """A request that gets another answer than that it is wrong."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Checkpoints:
@@ -186,58 +217,135 @@ def _png(picture: Image.Image) -> str:
 class PageServer(ThreadingHTTPServer):
     """Serves the page and answers what it asks.
 
+    It holds a bounded number of connections, each for a bounded time, and one image at a time.
+
     Args:
         checkpoints: What it offers.
         host: Address to listen at; other machines reach it only if it is one of the network's.
         port: 0 takes a free one.
+
+    Attributes:
+        token: What requests that send an image must bring, new at each start.
+        names: Under which it may be asked for, besides numeric addresses: a page elsewhere may make a name of its own
+            mean this machine, and would then read the answers.
 
     Raises:
         OSError: The port is taken, or the address is not this machine's.
     """
 
     daemon_threads = True
+    request_queue_size = _PLACES
 
     def __init__(self, checkpoints: Checkpoints, host: str = "127.0.0.1", port: int = 8765) -> None:
         self.checkpoints, self.host = checkpoints, host
+        self.token = secrets.token_urlsafe(24)
+        self.names = {name.lower() for name in ("localhost", host, socket.gethostname(), socket.getfqdn())}
+        self.seeing = threading.Lock()
+        self._places = threading.BoundedSemaphore(_PLACES)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://{self.host}:{self.server_address[1]}/"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.server_address[1]}/"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve in a thread of its own, if there is a place."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve, and give the place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that leave, and a line of all else."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, OSError):
+            print(f"zoo: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+class _Timely(io.RawIOBase):
+    """What comes from a socket until some time from now, however slowly."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.end = connection, time.monotonic() + _SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.connection.settimeout(left)
+        return self.connection.recv_into(buffer)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Timely(self.connection))
+
     def do_GET(self) -> None:
-        path, query = self._target()
         offered = self.server.checkpoints
-        if path == "/":
-            self._answer(lambda: PAGE.read_bytes(), "text/html; charset=utf-8")
-        elif path == "/checkpoints":
-            self._answer(lambda: _json(offered.describe()))
-        elif path == "/scene":
-            self._answer(lambda: offered.scene(query["checkpoint"], int(query.get("index", 0))), "image/png")
-        else:
-            self.send_error(HTTPStatus.NOT_FOUND)
+
+        def content(path: str, query: dict[str, str]) -> tuple[bytes, str]:
+            if path == "/":
+                page = PAGE.read_text(encoding="utf-8").replace("{{token}}", self.server.token)
+                return page.encode(), "text/html; charset=utf-8"
+            if path == "/checkpoints":
+                return _json(offered.describe()), _JSON
+            if path == "/scene":
+                return offered.scene(query["checkpoint"], int(query.get("index", 0))), "image/png"
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page: Not Found")
+
+        self._answer(content)
 
     def do_POST(self) -> None:
-        path, query = self._target()
-        if path != "/see":
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        length = int(self.headers.get("Content-Length", 0))
-        if not 0 < length <= _LARGEST:
-            self.close_connection = True  # what was sent is not read
-            self._send(_json({"error": f"images of up to {_LARGEST // 2**20} MiB, please"}), HTTPStatus.BAD_REQUEST)
-            return
-        body = self.rfile.read(length)
-        self._answer(lambda: _json(self._see(body, query)))
+        def content(path: str, query: dict[str, str]) -> tuple[bytes, str]:
+            if path != "/see":
+                raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page: Not Found")
+            if not secrets.compare_digest(self.headers.get(_TOKEN, "").encode(), self.server.token.encode()):
+                raise _RefusedError(HTTPStatus.FORBIDDEN, "this page is of an earlier start: load it again")
+            body = self._body()
+            with self.server.seeing:  # one image at a time is decoded
+                return _json(self._see(body, query)), _JSON
+
+        self._answer(content)
+
+    def _body(self) -> bytes:
+        """What was sent, as long as it was announced."""
+        lengths = self.headers.get_all("Content-Length", [])
+        if len(lengths) != 1 or self.headers.get("Transfer-Encoding") is not None:
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "requests say once, by Content-Length, how long they are")
+        text = lengths[0].strip()
+        if not (text.isascii() and text.isdecimal() and len(text) < 20):
+            raise _BadRequestError(f"Content-Length: {text[:40]!r} is no number of bytes")
+        if not 0 < int(text) <= _LARGEST:
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if int(text) else HTTPStatus.BAD_REQUEST
+            raise _RefusedError(status, f"images of up to {_LARGEST // 2**20} MiB, please")
+        body = self.rfile.read(int(text))
+        if len(body) < int(text):
+            raise _BadRequestError(f"{len(body)} bytes came, Content-Length says {text}")
+        return body
 
     def _see(self, body: bytes, query: dict[str, str]) -> dict[str, Any]:
         try:
-            with Image.open(io.BytesIO(body)) as picture:
+            with open_image(io.BytesIO(body)) as picture:
+                if picture.width * picture.height > _PIXELS:
+                    picture.draft(None, (_DRAFT, _DRAFT))  # where the format can be decoded in fewer pixels
+                if picture.width * picture.height > _PIXELS:
+                    raise ValueError(f"it has {picture.width} x {picture.height} pixels, more than {_PIXELS} in all")
                 picture.load()
         except Exception as error:  # Pillow raises a dozen kinds for damaged files
             raise _BadRequestError(f"this cannot be read as an image: {error}") from error
@@ -246,37 +354,58 @@ class _Handler(BaseHTTPRequestHandler):
             raise _BadRequestError(f"threshold={threshold}: must be in [0, 1]")
         return self.server.checkpoints.see(query["checkpoint"], picture, threshold)
 
-    def _target(self) -> tuple[str, dict[str, str]]:
-        parts = urlsplit(self.path)
-        return parts.path, {key: values[0] for key, values in parse_qs(parts.query).items()}
+    def _check_origin(self) -> None:
+        """Refuse what another site's page asks for."""
+        host = self.headers.get("Host", "")
+        name = _HOST.fullmatch(host)
+        if name is None or not (name[1].lower() in self.server.names or _is_address(name[1])):
+            raise _RefusedError(HTTPStatus.FORBIDDEN, f"this host is not served: {host[:80]!r}")
+        origin = self.headers.get("Origin")
+        if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "pages of other origins are not served")
+        page = self.path.partition("?")[0] == "/"  # to which any page may link
+        if not page and self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "pages of other sites are not served")
 
-    def _answer(self, content: Callable[[], bytes], kind: str = "application/json") -> None:
-        # a page of another site must not read answers: browsers send its name as host if it resolves to this machine
-        allowed = {"localhost", "127.0.0.1", "[::1]", self.server.host}
-        if self.headers.get("Host", "").rsplit(":", 1)[0] not in allowed and "0.0.0.0" not in allowed:
-            self._send(_json({"error": "this host is not served"}), HTTPStatus.FORBIDDEN)
-            return
+    def _answer(self, content: Callable[[str, dict[str, str]], tuple[bytes, str]]) -> None:
+        kind = _JSON
         try:
-            answer, status = content(), HTTPStatus.OK
+            self._check_origin()
+            parts = urlsplit(self.path)
+            query = {key: values[0] for key, values in parse_qs(parts.query, max_num_fields=20).items()}
+            (answer, kind), status = content(parts.path, query), HTTPStatus.OK
+        except TimeoutError:
+            status, answer = HTTPStatus.REQUEST_TIMEOUT, _json({"error": f"it did not arrive within {_SECONDS:g} s"})
         except Exception as error:
-            kind, status = "application/json", HTTPStatus.BAD_REQUEST
-            if isinstance(error, KeyError):
+            status = HTTPStatus.BAD_REQUEST
+            if isinstance(error, _RefusedError):
+                status, reason = error.status, str(error)
+            elif isinstance(error, KeyError):
                 reason = f"{error} is missing"
             elif isinstance(error, ValueError):  # wrong numbers, images, checkpoints
                 reason = str(error)
             else:  # whatever it is, the page says so, and goes on
                 reason, status = brief_reason(error), HTTPStatus.INTERNAL_SERVER_ERROR
             answer = _json({"error": reason})
-        with contextlib.suppress(ConnectionError):  # who asked may have left
+        with contextlib.suppress(OSError):  # who asked may have left
             self._send(answer, status, kind)
 
-    def _send(self, content: bytes, status: HTTPStatus, kind: str = "application/json") -> None:
+    def _send(self, content: bytes, status: HTTPStatus, kind: str) -> None:
+        self.connection.settimeout(_SECONDS)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("Cache-Control", "no-store")
+        for name, value in _HEADERS.items():
+            self.send_header(name, value.replace("{token}", self.server.token))
         self.end_headers()
         self.wfile.write(content)
+        if status is not HTTPStatus.OK:
+            # Closed with something unread, the connection would be reset, and the answer lost.
+            self.connection.shutdown(socket.SHUT_WR)
+            self.rfile = io.BufferedReader(_Timely(self.connection))
+            left = 2 * _LARGEST
+            while left > 0 and (piece := self.rfile.read1(2**16)):
+                left -= len(piece)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing of requests."""
@@ -284,6 +413,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _json(content: Any) -> bytes:
     return to_json(content).encode()
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is numeric, which nobody else can make mean this machine."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def main(args: list[str] | None = None) -> None:

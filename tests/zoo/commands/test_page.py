@@ -5,9 +5,11 @@ import io
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -59,7 +61,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def ask(server: PageServer, target: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    request = urllib.request.Request(server.url + target, body, headers)
+    request = urllib.request.Request(server.url + target, body, {"X-Zoo-Token": server.token, **headers})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
             return response.status, response.read()
@@ -131,6 +133,75 @@ def test_the_checkpoints_are_described_and_nothing_else_is_served(server: PageSe
     code, answer = ask(server, "see?checkpoint=spair-multimnist-recipe", image, Host="evil.example:80")
     assert (code, b"not served" in answer) == (403, True)
     assert b"https://" not in ask(server, "")[1]  # the page is whole without a network
+
+
+def say(server: PageServer, line: str, body: bytes = b"", **headers: str | None) -> str:
+    """What comes back for a request whose headers are as given; null leaves one out."""
+    host, port = server.server_address[:2]
+    given = {"Host": f"{host!s}:{port}", "Content-Length": str(len(body)), "X-Zoo-Token": server.token}
+    given |= {key.replace("_", "-"): value for key, value in headers.items()}
+    lines = [f"{line} HTTP/1.1", *(f"{key}: {value}" for key, value in given.items() if value is not None), "", ""]
+    with socket.create_connection((str(host), port), timeout=30) as client:
+        client.sendall("\r\n".join(lines).encode() + body)
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := client.recv(2**16):
+            answer += piece
+    return answer.decode()
+
+
+def test_other_sites_and_wrong_lengths_get_one_clear_answer(
+    server: PageServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    see, image = "POST /see?checkpoint=spair-multimnist-recipe", png(Image.new("L", (48, 48)))
+    port = server.server_address[1]
+    for host in ("LOCALHOST", "[::1]", f"localhost:{port}", "127.0.0.1", "[::1]:9000"):
+        assert say(server, "GET /checkpoints", Host=host).startswith("HTTP/1.0 200 OK"), host
+    for host in ("127.0.0.1:80@evil.com", "evil.com", "localhost.evil.com", "127.0.0.1:x", "", "[::1", "localhost@"):
+        assert say(server, "GET /checkpoints", Host=host).startswith("HTTP/1.0 403"), host
+    assert say(server, see, image, Origin=f"http://127.0.0.1:{port}").startswith("HTTP/1.0 200")
+    large, many = png(Image.new("1", (5000, 5000))), str(2**40)
+    refused: list[tuple[bytes, dict[str, str | None], int, str]] = [
+        (image, {"Origin": "http://evil.com"}, 403, "pages of other origins"),
+        (image, {"Origin": "null"}, 403, "pages of other origins"),
+        (image, {"Sec_Fetch_Site": "cross-site"}, 403, "pages of other sites"),
+        (image, {"X_Zoo_Token": None, "Content_Type": "text/plain"}, 403, "load it again"),
+        (image, {"X_Zoo_Token": "x"}, 403, "load it again"),
+        (image, {"Content_Length": "x"}, 400, "is no number of bytes"),
+        (image, {"Content_Length": "-1"}, 400, "is no number of bytes"),
+        (image, {"Content_Length": "1_0"}, 400, "is no number of bytes"),
+        (image, {"Content_Length": str(len(image) + 9)}, 400, f"{len(image)} bytes came, Content-Length says"),
+        (image, {"Content_Length": many}, 413, "images of up to 32 MiB"),
+        (image, {"Content_Length": None, "Transfer_Encoding": "chunked"}, 411, "by Content-Length"),
+        (large, {}, 400, "it has 5000 x 5000 pixels, more than 16777216 in all"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", {}, 400, "cannot be read as an image"),
+    ]
+    for body, headers, status, message in refused:
+        answer = say(server, see, body, **headers)
+        assert answer.startswith(f"HTTP/1.0 {status} "), (headers, answer)
+        assert message in answer
+    assert "400" in say(server, "GET http://[/x").splitlines()[0]
+    assert "frame-ancestors 'none'" in say(server, "GET /")
+    buffer = io.BytesIO()
+    Image.new("L", (5000, 5000)).save(buffer, "JPEG")  # can be decoded in fewer pixels
+    assert say(server, see, buffer.getvalue()).startswith("HTTP/1.0 200")
+    assert capfd.readouterr().err == ""
+
+
+def test_slow_connections_are_few_and_end(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_SECONDS", 2.0)
+    before, (host, port) = threading.active_count(), server.server_address[:2]
+    slow = [socket.create_connection((str(host), port)) for _ in range(100)]
+    for client in slow[:20]:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: local")  # and no more
+    time.sleep(0.5)
+    assert threading.active_count() - before <= page._PLACES
+    end = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.2)
+    assert say(server, "GET /").startswith("HTTP/1.0 200")
+    for client in slow:
+        client.close()
 
 
 def test_models_without_data_imagine_scenes_and_mistakes_are_known_at_once(tmp_path: Path) -> None:
@@ -210,7 +281,11 @@ def test_in_a_browser_one_drops_draws_and_chooses(server: PageServer, tmp_path: 
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=BROWSER, args=QUIET)
-        tab = browser.new_page(viewport={"width": 1240, "height": 770})
+        plain = browser.new_page()
+        plain.goto(server.url)
+        plain.locator(".object").first.wait_for()  # its own script runs under its own rules; no other does
+        plain.close()
+        tab = browser.new_page(viewport={"width": 1240, "height": 770}, bypass_csp=True)  # as this test's scripts do
         problems: list[str] = []
         asked: list[str] = []
         tab.on("pageerror", lambda error: problems.append(str(error)))
