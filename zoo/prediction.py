@@ -44,8 +44,13 @@ class Prediction(Scene):
         self, threshold: float = 0.5, *, vectors: bool = False, clip: bool = False, max_overlap: float = 1.0
     ) -> list[list[FoundObject]]:
         """As for every scene, with boxes in the pixels of the images as they were given, which `clip` ends at."""
+        own = replace(self, boxes=self.boxes_in_images(clip))
+        return Scene.objects(own, threshold, vectors=vectors, max_overlap=max_overlap)
+
+    def boxes_in_images(self, clip: bool = False) -> Tensor:
+        """(B, K, 4) boxes in the pixels of the images as they were given, which `clip` ends at."""
         if not self.placements:
-            return []
+            return self.boxes
         boxes = self.boxes
         if clip:
             edges = [[p.left, p.top, p.left + p.width, p.top + p.height] for p in self.placements]
@@ -53,8 +58,7 @@ class Prediction(Scene):
             boxes = boxes.maximum(edge[..., :2].repeat(1, 1, 2)).minimum(edge[..., 2:].repeat(1, 1, 2))
         shift = torch.tensor([[place.left, place.top] * 2 for place in self.placements])
         scale = torch.tensor([place.scale * 2 for place in self.placements])
-        own = replace(self, boxes=(boxes - shift[:, None]) * scale[:, None])
-        return Scene.objects(own, threshold, vectors=vectors, max_overlap=max_overlap)
+        return (boxes - shift[:, None]) * scale[:, None]
 
     def crops(self, image: Tensor | None = None, size: int | tuple[int, int] = 32) -> Tensor:
         """As for every scene, by default of the images themselves."""

@@ -9,6 +9,7 @@ from datamodules.storage.images import Fit
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from zoo.features import Features, Order
     from zoo.models.base import ObjectModel
     from zoo.prediction import Prediction
 
@@ -50,6 +51,29 @@ class Usable:
         return predict(
             cast("ObjectModel", self), images, batch_size=batch_size, image_size=image_size, fit=fit, progress=progress
         )
+
+    def features(
+        self, images: Any, *, threshold: float = 0.5, order: "Order" = "presence", **options: Any
+    ) -> "Features":
+        """The objects in images of any origin, as arrays for what comes after: one row for each, padded alike.
+
+        Args:
+            images: As for `predict`.
+            threshold: Slots with at least this presence are objects, in [0, 1].
+            order: Of an image's objects: `presence`, the likeliest first; or `slots`, as the model has them.
+            **options: As for `predict`.
+
+        Returns:
+            Vectors, presence, boxes and which rows are objects. Its `table()` has one row for each object of all
+            images, for scikit-learn; `save` writes npz or parquet.
+
+        Raises:
+            ImageError: As for `predict`.
+            ValueError: As for `predict`, or there is no such order.
+        """
+        from zoo.features import features
+
+        return features(self.predict(images, **options), threshold, order)
 
     def save_pretrained(
         self,
