@@ -24,6 +24,7 @@ _OWN_VERBS = {
     "dashboard": "make a workspace on Weights & Biases that compares models",
     "curriculum": "train a background, then the model that takes it, from two configurations",
     "figure": "draw a paper's figure from recorded points, or measure them again",
+    "probe": "read class, position, size and colour off what a checkpoint finds, beside controls",
     "results": "record runs in the zoo's table, or print it",
     "publish": "test a run's checkpoint and put it among those that come with the zoo",
     "page": "open a local page: drop or draw images, and see what a checkpoint finds in them",

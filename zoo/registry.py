@@ -61,10 +61,17 @@ def datamodules() -> dict[str, Entry]:
     return _classes("datamodules", "SceneDataModule", os.environ.get(PLUGINS, ""))
 
 
+@cache
+def tasks() -> dict[str, Entry]:
+    """What learns a task from objects, by name: public subclasses of `ObjectModel` in the files of `zoo.downstream`."""
+    return {entry.name: entry for entry in _subclasses(_files("zoo.downstream"), {"ObjectModel"})}
+
+
 def find_model(name: str) -> type | None:
-    """The model of that name: of the zoo, of a plugin, or else a class of one's own that has been imported already."""
-    if name in models():
-        return models()[name].load()
+    """The model or task of that name: the zoo's, a plugin's, or else an own class that has been imported already."""
+    known = {**tasks(), **models()}
+    if name in known:
+        return known[name].load()
     from zoo.models.base import ObjectModel
 
     classes: list[type] = [ObjectModel]

@@ -166,7 +166,7 @@ def agree_on_monitor(config: Any) -> list[str]:
 
 def find_class(path: str) -> Any:
     """The class that a dot import path means, or a name of the zoo's or a plugin's."""
-    entries = {**registry.models(), **registry.datamodules()}
+    entries = {**registry.models(), **registry.tasks(), **registry.datamodules()}
     if path in entries:
         return entries[path].load()
     module, _, name = path.rpartition(".")

@@ -126,7 +126,7 @@ class ZooCLI(LightningCLI):
     verb: ClassVar[str | None] = None  # the one that is asked for
 
     def __init__(self, args: ArgsType = None) -> None:
-        for entry in [*registry.models().values(), *registry.datamodules().values()]:
+        for entry in [*registry.models().values(), *registry.tasks().values(), *registry.datamodules().values()]:
             entry.load()  # so that class names alone will do
         before = ZooCLI.verb
         ZooCLI.verb = next(iter(sys.argv[1:2] if args is None else args), None) if not isinstance(args, dict) else None
