@@ -31,7 +31,7 @@ _OWN_VERBS = {
 }
 _GROUPS = {  # verbs in the order of a visit; those that no group names come last
     "train and evaluate": ("fit", "test", "validate"),
-    "use what is trained": ("show", "predict", "page", "cluster", "export"),
+    "use what is trained": ("show", "predict", "page", "cluster", "probe", "export"),
     "compare": ("benchmark", "results", "dashboard"),
 }
 _HEADLINES = (

@@ -1,4 +1,4 @@
-"""What a model found, as arrays for what comes after it: what `ObjectModel.features` does."""
+"""What a model found, as arrays for what comes after it: what `ObjectModel.object_features` does."""
 
 import io
 import os
@@ -103,7 +103,7 @@ class Features:
 
 
 def features(scene: Prediction, threshold: float = 0.5, order: Order = "presence") -> Features:
-    """Objects of a prediction; see `ObjectModel.features`."""
+    """Objects of a prediction; see `ObjectModel.object_features`."""
     index, valid = first_objects(scene.presence, threshold, order)
     most = int(valid.sum(1).max()) if len(valid) else 0
     index, valid = index[:, :most], valid[:, :most]

@@ -34,7 +34,7 @@ def test_objects_come_first_in_either_order() -> None:
 
 
 def test_features_are_the_objects_of_the_scene(model, images: torch.Tensor) -> None:
-    features, objects = model.features(images), model.predict(images).objects(vectors=True)
+    features, objects = model.object_features(images), model.predict(images).objects(vectors=True)
     assert features.valid.sum(1).tolist() == [len(found) for found in objects]
     assert features.what.shape[:2] == features.valid.shape == features.boxes.shape[:2]
     assert not features.what[~features.valid].any()
@@ -48,20 +48,20 @@ def test_features_are_the_objects_of_the_scene(model, images: torch.Tensor) -> N
 def test_boxes_are_in_the_pixels_of_the_images(model, images: torch.Tensor) -> None:
     large = torch.nn.functional.interpolate(images, scale_factor=2)
     seen = model.predict(large, image_size=48)
-    features = model.features(large, image_size=48)
+    features = model.object_features(large, image_size=48)
     assert features.valid.any()
     best = seen.boxes[0][seen.presence[0].argmax()]
     torch.testing.assert_close(features.boxes[0, 0], 2 * best)
 
 
 def test_a_scene_without_objects_has_no_row(model) -> None:
-    features = model.features(torch.zeros(2, 1, 48, 48))
+    features = model.object_features(torch.zeros(2, 1, 48, 48))
     assert features.what.shape == (2, 0, 50)
     assert len(features.table()["image"]) == 0
 
 
 def test_files_hold_what_the_arrays_do(model, images: torch.Tensor, tmp_path: Path) -> None:
-    features = model.features(images)
+    features = model.object_features(images)
     kept = np.load(features.save(tmp_path / "new" / "objects.npz"))
     np.testing.assert_array_equal(kept["what"], features.what.numpy())
     table = features.table()

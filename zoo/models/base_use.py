@@ -52,7 +52,7 @@ class Usable:
             cast("ObjectModel", self), images, batch_size=batch_size, image_size=image_size, fit=fit, progress=progress
         )
 
-    def features(
+    def object_features(
         self, images: Any, *, threshold: float = 0.5, order: "Order" = "presence", **options: Any
     ) -> "Features":
         """The objects in images of any origin, as arrays for what comes after: one row for each, padded alike.
