@@ -32,6 +32,8 @@ _WARNED = (
     r".*does not have many workers.*",  # data in memory are loaded fastest by the main process
     r".*Checkpoint directory .* exists and is not empty.*",  # a run that goes on
     r".*recommended to use `self\.log\(.*sync_dist=True\)`.*",  # metrics are reduced by themselves
+    r".*overridden `on_before_batch_transfer` in `LightningModule`.*",  # where a task looks at its targets
+    r".*module\(s\) in eval mode at the start of training.*",  # parts that are held fast
     r".*isinstance\(treespec, LeafSpec\).*",
 )
 
