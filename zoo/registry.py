@@ -69,9 +69,9 @@ def tasks() -> dict[str, Entry]:
 
 def find_model(name: str) -> type | None:
     """The model or task of that name: the zoo's, a plugin's, or else an own class that has been imported already."""
-    known = {**tasks(), **models()}
-    if name in known:
-        return known[name].load()
+    listed = {**tasks(), **models()}
+    if name in listed:
+        return listed[name].load()
     from zoo.models.base import ObjectModel
 
     classes: list[type] = [ObjectModel]

@@ -204,11 +204,11 @@ def probe(
         for source in (*pairs[0].inputs, "random weights"):
             sets = controls if source == "random weights" else pairs
             key = "what" if source == "random weights" else source
-            given = [(each.inputs[key], each.properties[name]) for each in sets]
+            fitted, held_out = ((each.inputs[key], each.properties[name]) for each in sets)
             for kind in PROBES:
                 about = {"property": name, "input": source, "probe": kind}
                 metric = "accuracy" if name == "class" else "R2"
-                rows.append({**about, "metric": metric, "score": fit_and_score(kind, *given, seed=seed)})
+                rows.append({**about, "metric": metric, "score": fit_and_score(kind, fitted, held_out, seed)})
     return rows, {"objects": pairs[1].objects, "found": found[1] / max(1, pairs[1].objects)}
 
 

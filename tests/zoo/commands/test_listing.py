@@ -51,7 +51,7 @@ def test_a_record_may_name_another_licence(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_usage_names_every_verb_and_each_is_there() -> None:
-    verbs = re.findall(r"^  (\w+) +\S", usage().split("verbs:")[1].split("examples:")[0], re.MULTILINE)
+    verbs = re.findall(r"^  (\w+) +\S", usage().split("examples:")[0], re.MULTILINE)
     assert {"fit", "list", "show", "page", "dashboard", "benchmark", "export", "predict"} <= {*verbs}
     folder = Path(zoo.__file__).parent
     for verb in {*verbs} - {"fit", "validate", "test", "predict", "cluster", "list"}:
