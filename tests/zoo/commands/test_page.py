@@ -376,7 +376,7 @@ def test_in_a_browser_the_image_stays_two_are_compared_and_a_stopped_server_says
     threading.Thread(target=served.serve_forever, daemon=True).start()
     with playwright.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=BROWSER, args=QUIET)
-        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab = browser.new_page(viewport={"width": width, "height": 800}, bypass_csp=True)
 
         def turn(action: Any) -> None:
             tab.evaluate("document.body.dataset.turn = ''")
