@@ -84,8 +84,9 @@ def instance_mask(
         for group in _groups(boxes, part):
             windows = _Windows(boxes[group], (P, Q), image_size, max_size)
             maps = [cover[group]] if importance is None else [cover[group], importance[group]]
-            v, *g = windows.draw_maps(torch.stack(maps, 3).float())[0].unbind(3)  # (b, n, S, T)
-            share = g[0].mul_(v) if g else v
+            layers = windows.draw_maps(torch.stack(maps, 3).float())[0]
+            v = layers[:, :, :, 0]  # (b, n, S, T)
+            share = v if importance is None else layers[:, :, :, 1].mul_(v)
             shares.append((group, windows, share, v))
             windows.keep_largest(most, share)
         for group, windows, share, v in shares:
