@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+_BEFORE = "before.ckpt"  # the one that `last.ckpt` replaced, until it is known to be sound
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "loops", "best")  # what weights alone do not need
 
 
@@ -158,20 +161,47 @@ class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` up to date: after every validation, and at the last step of training.
 
     Lightning's `save_last` renews its file only when a better checkpoint is found. This one holds the weights of the
-    best checkpoint so far, too, so that a run can go on from it alone.
+    best checkpoint so far, too, so that a run can go on from it alone. Where gradients are accumulated it waits for the
+    end of their window: a checkpoint does not hold them. A broken model does not replace the last good one.
     """
 
     def __init__(self) -> None:
         self._saving = False
+        self._waits = False  # for the end of a window of accumulated gradients
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
+        """Save, unless the model is broken.
+
+        Raises:
+            FloatingPointError: Weights or the validation's loss are no numbers any more; `last.ckpt` stays as it was.
+        """
+        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.log_dir is None:
+            return
+        last = Path(trainer.log_dir, "checkpoints", "last.ckpt")
+        before = last.with_name(_BEFORE)
+        broken = _broken(trainer, pl_module)
+        if broken and trainer.is_global_zero and before.is_file():
+            before.replace(last)
+        if broken:
+            there = (
+                f"{last}, of before, is whole: --ckpt_path {last}" if last.is_file() else "there is no checkpoint yet"
+            )
+            raise FloatingPointError(
+                f"{broken} at step {trainer.global_step}: lower lr or max_grad_norm, or look at the inputs; {there}"
+            )
         self._save(trainer)
+        if trainer.is_global_zero:
+            before.unlink(missing_ok=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save at the last step; after the epoch's end a run that is prolonged would skip the rest of the epoch."""
-        if _ends(trainer) or trainer.should_stop:
-            self._save(trainer)
+        if self._waits or _ends(trainer) or trainer.should_stop:
+            self._save(trainer, keep=True)  # what was there, until a validation has shown that these weights are sound
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where a SIGTERM, such as of a cluster that takes back a node, ends training between two batches."""
+        if isinstance(exception, SIGTERMException) and trainer.training:
+            self._save(trainer, keep=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the best weights so far, unless they are these."""
@@ -183,10 +213,11 @@ class LastCheckpoint(Checkpoint):
         elif (content := _read(Path(best.best_model_path))) is not None:
             checkpoint["best"] = {"step": best.best_step, "state_dict": content["state_dict"]}
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, keep: bool = False) -> None:
         log_dir = trainer.log_dir  # asks the other processes, so all of them have to come here
         training = trainer.state.fn == "fit" and not trainer.sanity_checking and not getattr(trainer, "fast_dev_run", 0)
-        if training and log_dir is not None:
+        self._waits = training and trainer.fit_loop._should_accumulate() and not _ends(trainer)
+        if training and log_dir is not None and not self._waits:
             last = Path(log_dir, "checkpoints", "last.ckpt")
             new = last.with_name(".last.ckpt.part")
             self._saving = True
@@ -195,7 +226,27 @@ class LastCheckpoint(Checkpoint):
             finally:
                 self._saving = False
             if trainer.is_global_zero:
+                if keep and last.is_file():
+                    _link(last, last.with_name(_BEFORE))
                 new.replace(last)  # whole, whatever writes checkpoints
+
+
+def _link(file: Path, other: Path) -> None:
+    """Give a file another name, too."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(file, other)
+    except OSError:  # not on every file system
+        shutil.copyfile(file, other)
+
+
+def _broken(trainer: Trainer, pl_module: LightningModule) -> str:
+    """What is wrong with a model that no run can go on from; empty for one that is sound."""
+    loss = trainer.callback_metrics.get("val/loss")
+    if loss is not None and not loss.isfinite():
+        return f"the validation's loss is {loss.item()}"
+    names = [name for name, value in pl_module.named_parameters() if not value.isfinite().all()]
+    return f"weights are no numbers any more ({names[0]} and {len(names) - 1} more)" if names else ""
 
 
 def best_checkpoint(trainer: Trainer) -> BestCheckpoint | None:

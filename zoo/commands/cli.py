@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules import SceneDataModule
 from datamodules.storage.cache import is_writable
@@ -37,9 +39,9 @@ from zoo.callbacks import (
 )
 from zoo.callbacks.checkpoints import WholeCheckpointIO, best_checkpoint
 from zoo.callbacks.metrics_csv import MetricsCSV
-from zoo.commands import agreement, curriculum
+from zoo.commands import agreement, curriculum, trust
 from zoo.commands import parser as arguments
-from zoo.commands.parser import UsageError, ZooParser, brief, options
+from zoo.commands.parser import PARTS, UsageError, ZooParser, brief, options
 from zoo.commands.quiet import quiet
 from zoo.downstream.clustering import Covariance
 from zoo.models.base import ObjectModel
@@ -49,7 +51,7 @@ from zoo.sharing.former import upgrade
 _NEWEST = ("best", "last")
 _NO_CHANGE = (  # to results
     *("--seed_everything", "--runs", "--run_name", "--wandb", "--wandb_project", "--ckpt_path", "--pictures"),
-    *("--trainer.enable", "--trainer.accelerator", "--trainer.devices"),
+    *("--trainer.enable", "--trainer.accelerator", "--trainer.devices", trust.FLAG),
 )
 _INIT = "--init"
 _CHECKPOINTS = ("--ckpt_path", _INIT)
@@ -168,6 +170,12 @@ class ZooCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What the zoo adds to Lightning's arguments; all of it can be set in YAML."""
+        parser.add_argument(
+            trust.FLAG,
+            action="store_true",
+            help="Import and run what the configuration names of a run that --ckpt_path goes on with: its callbacks, "
+            "loggers, plugins. Only for runs whose origin you know.",
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--run_name", type=str | None, default=None, help="Instead of <model>_<data>.")
         parser.add_argument(
@@ -298,7 +306,9 @@ class ZooCLI(LightningCLI):
         prefer = "last" if argv[0] == "fit" and not self.fresh else "best"
         path = self._newest(parser, rest, value) if value in _NEWEST else weights.find(value, prefer)
         self.record = weights.read_record(path)
-        config = self._resume_config(path) if argv[0] == "fit" and not self.fresh else {}
+        pairs = [*pairwise(options(rest))]
+        asked = {part: next((b for a, b in pairs if a in (f"--{part}", f"--{part}.class_path")), "") for part in PARTS}
+        config = self._resume_config(path, rest, asked) if argv[0] == "fit" and not self.fresh else {}
         self.fresh |= argv[0] == "fit" and path.suffix == ".safetensors"  # there is no run to go on with
         if self.fresh:
             self.started_from = (self.started_from[0], f"{self.started_from[1]} init={value}".strip())
@@ -307,23 +317,34 @@ class ZooCLI(LightningCLI):
             old = {"class": config["model"]["class_path"].split(".")[-1], "init_args": config["model"]["init_args"]}
             today = upgrade({**old, "format_version": self.record["written_version"]})
             config["model"] = {"class_path": today["class"], "init_args": today["init_args"]}
-        given = next((b for a, b in pairwise(options(rest)) if a == "--model"), "")
-        own = given if given.split(".")[-1] == self.record["class"] else self.record["class"]  # my_package.MyModel
+        own = trust.known_class("model", self.record["class"], path, asked["model"])
+        trust.check_arguments("model", self.record["init_args"], path)
         model = config.setdefault("model", {"class_path": own, "init_args": {}})
         if model["class_path"].split(".")[-1] == self.record["class"]:  # the run's configuration may lack later options
             model["init_args"] = {**self.record["init_args"], **(model.get("init_args") or {})}
         data = self.record.get("data")
-        if data:
-            config.setdefault("data", {"class_path": data["class"], "init_args": data["init_args"]})
-        return [rest[0], "--config", json.dumps(config), *rest[1:]], path
+        if data and "data" not in config:
+            trust.check_arguments("data", data["init_args"], path)
+            kind = trust.known_class("data", data["class"], path, asked["data"])
+            config["data"] = {"class_path": kind, "init_args": data["init_args"]}
+        plain = json.loads(json.dumps(config))  # lists for tuples
+        return [rest[0], "--config", yaml.safe_dump(plain), *rest[1:]], path  # as JSON has no infinite numbers
 
     @staticmethod
-    def _resume_config(path: Path) -> dict[str, Any]:
-        """A run that goes on does so under its own configuration, trainer and all, where it is at hand."""
+    def _resume_config(path: Path, argv: list[str], asked: dict[str, str]) -> dict[str, Any]:
+        """A run that goes on does so under its own configuration, trainer and all, where it is at hand.
+
+        Args:
+            path: Of the checkpoint.
+            argv: Where `--trust` may stand, without which the file has no say in what is imported.
+            asked: Classes of model and data that the command line names.
+        """
         saved = path.parent.parent / "config.yaml"
         if path.suffix == ".safetensors" or not saved.is_file():
             return {}
         config = yaml.safe_load(saved.read_text(encoding="utf-8"))
+        if trust.FLAG not in argv:
+            return trust.plain(config, saved, asked)
         config.pop("ckpt_path", None)
         return config
 
@@ -578,6 +599,13 @@ def main(args: list[str] | None = None) -> None:
                 getattr(getattr(logger, "experiment", None), "url", None) for logger in cli.trainer.loggers[1:]
             ]  # of W&B online
             rank_zero_info(", ".join([f"run folder: {cli.csv.log_dir}", *filter(None, pages)]))
+    except SIGTERMException:  # which Lightning lets end with 0
+        print("zoo: ended by SIGTERM; `--ckpt_path last` goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise
     except _FOR_USERS as error:
         if os.environ.get("ZOO_TRACEBACK"):
             raise

@@ -205,7 +205,8 @@ def _finish(runs: Path, name: str, argv: Sequence[str], wanted: Mapping[str, Any
     last = next(filter(None, map(_readable, _like(runs, name, wanted))), None)
     steps = weights.read_record(last)["step"] if last is not None else 0
     if last is None or steps < most:
-        command = [sys.executable, "-m", "zoo", *argv, *([f"--ckpt_path={last}"] if last is not None else [])]
+        resumed = [f"--ckpt_path={last}", "--trust"] if last is not None else []  # a run of its own
+        command = [sys.executable, "-m", "zoo", *argv, *resumed]
         print(f"phase 1 of 3, the background alone, {steps} of {most} steps are done: {' '.join(command)}", flush=True)
         _run(command)
         last = next(filter(None, map(_readable, _like(runs, name, wanted))), None)
@@ -291,7 +292,7 @@ def fit(runs: Path, run_name: str, configs: Sequence[str], options: Sequence[str
     command += [f"--config={file}" for file in configs]
     command += [f"--runs={runs}", f"--run_name={run_name}", *options]
     if last is not None:
-        command.append(f"--ckpt_path={last}")
+        command += [f"--ckpt_path={last}", "--trust"]  # a run of its own
         steps, wanted = weights.read_record(last)["step"], _max_steps(configs, options)
         if steps >= wanted:
             print(f"curriculum: {run_name} is done, {steps} steps: {last}", flush=True)

@@ -15,6 +15,7 @@ import torch
 from zoo.callbacks.checkpoints import write_checkpoint
 from zoo.commands.cli import main
 from zoo.models.spair import SPAIR
+from zoo.models.spair_recipe import SPAIRRecipe
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
@@ -224,3 +225,75 @@ def test_what_cannot_be_started_from_is_said(verb: str, options: list[str], mess
     with pytest.raises(SystemExit, match=message):
         main([verb, *command(2, 2, *options)[1:]])
     assert not list(Path().glob("*/*/version_*"))
+
+
+def ended(batch: int, do: Any, *options: str) -> tuple[Any, Path]:
+    """Train until something happens after so many batches; returns how that ended, and the run folder."""
+    seen = 0
+
+    def on_train_batch_end(self: SPAIR, *_: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == batch:
+            do(self)
+
+    before = set(Path().glob("*/*/version_*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SPAIRRecipe, "on_train_batch_end", on_train_batch_end)
+        with pytest.raises(SystemExit) as said:
+            main(command(8, 4, *options))
+    (run,) = set(Path().glob("*/*/version_*")) - before
+    return said.value.code, run
+
+
+def terminate(_: SPAIR) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_sigterm_saves_says_so_by_its_exit_code_and_loses_nothing() -> None:
+    whole = fit(8, 4)
+    code, run = ended(3, terminate)
+    assert code == 143
+    assert read(run, "last.ckpt")["global_step"] == 3  # between validations
+    on = fit(8, 4, f"--ckpt_path={run}")
+    assert same(weights(on, "last.ckpt"), weights(whole, "last.ckpt"))
+    assert without_times(on) == without_times(whole)
+
+
+def test_ctrl_c_ends_with_its_exit_code() -> None:
+    def interrupt(_: SPAIR) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        code, run = ended(6, interrupt)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning has it ignored from here on
+    assert code == 130
+    assert read(run, "last.ckpt")["global_step"] == 4
+
+
+def test_accumulated_gradients_are_not_lost() -> None:
+    """Validations after 4 batches lie within a window of 3; a checkpoint there would go on without its gradients."""
+    every = "--trainer.accumulate_grad_batches=3"
+    whole = fit(8, 4, every)
+    code, run = ended(7, terminate, every)
+    assert code == 143
+    assert read(run, "last.ckpt")["global_step"] == 2  # six batches
+    on = fit(8, 4, every, f"--ckpt_path={run}")
+    assert same(weights(on, "last.ckpt"), weights(whole, "last.ckpt"))
+
+
+def test_a_broken_model_does_not_replace_the_last_good_one() -> None:
+    whole = fit(8, 4)
+
+    @torch.no_grad()
+    def explode(model: SPAIR) -> None:
+        for parameter in model.parameters():
+            parameter.mul_(1e30)
+
+    code, _ = ended(8, explode)
+    last = str(code).rpartition("--ckpt_path ")[2]
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    on = fit(8, 4, f"--ckpt_path={last}")
+    assert same(weights(on, "last.ckpt"), weights(whole, "last.ckpt"))

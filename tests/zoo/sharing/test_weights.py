@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import zoo
 from zoo import registry
@@ -199,6 +200,6 @@ def test_checkpoints_older_than_a_hyperparameter_go_on_doing_what_they_did(saved
     (run / "config.yaml").write_text(json.dumps({"model": model}))
     for verb in ("fit", "test"):
         arguments, _ = object.__new__(ZooCLI)._with_checkpoint(None, [verb, "--ckpt_path", str(run)])  # type: ignore[arg-type]
-        asked = json.loads(arguments[arguments.index("--config") + 1])["model"]["init_args"]
+        asked = yaml.safe_load(arguments[arguments.index("--config") + 1])["model"]["init_args"]
         assert asked["color_edge"] == "zeros"
         assert asked["lr"] == (0.5 if verb == "fit" else record["init_args"]["lr"])
