@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from zoo.layers.celu import CELU
+
 # Mix Transformers (Xie et al. 2021, table 6): widths and depths of the four stages, and the width of the MLP head
 _MIT: dict[str, tuple[list[int], list[int], int]] = {
     "b0": ([32, 64, 160, 256], [2, 2, 2, 2], 256),
@@ -138,7 +140,7 @@ class UNet(nn.Module):
         top = stride.bit_length() - 1  # resolution of the map
 
         def normed(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
-            return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.CELU())
+            return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), CELU())
 
         def residual(width: int) -> nn.Module:
             return _Residual(normed(nn.Conv2d(width, width, 3, padding=1, bias=False)))

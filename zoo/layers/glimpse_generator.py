@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from zoo.layers.celu import CELU
+
 
 class GlimpseGenerator(nn.Module):
     """Colours and mask of each object from its z_what (AST-Seg, table 7, whose captions are swapped).
@@ -26,7 +28,7 @@ class GlimpseGenerator(nn.Module):
         width = 2 * size
         layers: list[nn.Module] = [nn.ConvTranspose2d(what_dim, width, 2, bias=False)]
         while width >= 8:
-            layers += [nn.GroupNorm(max(1, width // 16), width), nn.CELU()]
+            layers += [nn.GroupNorm(max(1, width // 16), width), CELU()]
             last = width == 8
             layers.append(nn.ConvTranspose2d(width, channels + 1 if last else width // 2, 4, 2, 1, bias=last))
             width //= 2

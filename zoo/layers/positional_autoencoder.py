@@ -4,6 +4,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.layers.celu import CELU
+
 # Channels behind each block, at width 1: of the encoder, then of the generator but for its output
 _CHANNELS: dict[tuple[str, int], tuple[list[int], list[int]]] = {
     ("simple", 64): ([64, 160, 320, 160, 32], [32, 256, 512, 256, 144]),
@@ -102,7 +104,7 @@ class _Block(nn.Module):
         self.register_buffer("position", position, persistent=False)
         width = convolution.out_channels
         self.convolution = convolution
-        self.norm = nn.Identity() if bare else nn.Sequential(nn.GroupNorm(max(1, width // 16), width), nn.CELU())
+        self.norm = nn.Identity() if bare else nn.Sequential(nn.GroupNorm(max(1, width // 16), width), CELU())
 
     def forward(self, x: Tensor) -> Tensor:
         position = self.position.to(x.dtype).expand(x.shape[0], -1, -1, -1)
