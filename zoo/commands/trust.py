@@ -83,7 +83,10 @@ def plain(config: Any, source: Path, asked: Mapping[str, str]) -> dict[str, Any]
     if not isinstance(config, Mapping) or not all(isinstance(config.get(part) or {}, Mapping) for part in _PLAIN[1:4]):
         raise CheckpointError(f"{source} is damaged: it is no configuration of a run")
     kept = {key: config[key] for key in ("model", "data", *_PLAIN) if key in config}
-    for part, place in (("trainer", "default_root_dir"), ("checkpoint", "dirpath")):  # where to write is not theirs to say
+    for part, place in (
+        ("trainer", "default_root_dir"),
+        ("checkpoint", "dirpath"),
+    ):  # where to write is the user's word
         if part in kept:
             kept[part] = {key: value for key, value in (kept[part] or {}).items() if key != place}
     trainer = kept.get("trainer") or {}
@@ -105,7 +108,8 @@ def plain(config: Any, source: Path, asked: Mapping[str, str]) -> dict[str, Any]
 
 
 def _below(base: type) -> Iterator[type]:
-    for kind in base.__subclasses__():
+    known: list[type] = base.__subclasses__()
+    for kind in known:
         yield kind
         yield from _below(kind)
 
