@@ -32,7 +32,9 @@ class MetricsCSV(CSVLogger):
     def experiment(self) -> _ExperimentWriter:
         """The writer."""
         writer = super().experiment
-        if not isinstance(writer.metrics_keys, _Columns):
+        if isinstance(writer, _ExperimentWriter) and not isinstance(
+            writer.metrics_keys, _Columns
+        ):  # on the first process
             writer.metrics_keys = _Columns(writer.metrics_keys)
         return writer
 

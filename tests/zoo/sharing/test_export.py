@@ -122,6 +122,8 @@ def test_what_cannot_be_exported_is_explained(tmp_path: Path) -> None:
         export.export(SPAIR(**small), tmp_path / "a")
     with pytest.raises(ValueError, match="format='keras': must be one of torch, onnx"):
         export.export(SPAIR(**small), tmp_path / "a", "keras")  # type: ignore[arg-type]
-    with pytest.raises(SystemExit, match="did you mean spair-multimnist-paper or spair-multimnist-recipe"):
+    with pytest.raises(
+        SystemExit, match="did you mean spair-coins-recipe or spair-multimnist-paper or spair-multimnist-recipe"
+    ):
         command.main(["--ckpt_path=spair"])
     assert not list(tmp_path.iterdir())
