@@ -19,6 +19,7 @@ CONFIGS = [path for path, content in PARTS.items() if "model" in content]
 # fewer scenes, which are of their size all the same
 FEW = {
     "MultiMNISTDataModule": {"num_train": 256, "num_val": 8, "num_test": 8, "source": "uci"},
+    "PictureDataModule": {"num_train": 64},  # its picture comes with a package of the extra `real`
     "MultiSpritesDataModule": {"num_train": 256, "num_val": 8, "num_test": 8},
     "CLEVRTEXDataModule": {"num_train": 8, "num_val": 3, "num_test": 3},
     "Fruit2DDataModule": {"num_train": 256, "num_val": 8, "num_test": 8},
