@@ -19,7 +19,7 @@ CONFIGS = [path for path, content in PARTS.items() if "model" in content]
 # fewer scenes, which are of their size all the same
 FEW = {
     "MultiMNISTDataModule": {"num_train": 256, "num_val": 8, "num_test": 8, "source": "uci"},
-    "PictureDataModule": {"num_train": 64},  # its picture comes with a package of the extra `real`
+    "PictureDataModule": {"num_train": 64, "eval_batch_size": None},  # which it has not: its tests are one scene
     "MultiSpritesDataModule": {"num_train": 256, "num_val": 8, "num_test": 8},
     "CLEVRTEXDataModule": {"num_train": 8, "num_val": 3, "num_test": 3},
     "Fruit2DDataModule": {"num_train": 256, "num_val": 8, "num_test": 8},
@@ -67,7 +67,8 @@ def arguments(content: dict[str, Any]) -> list[str]:
     few = {"batch_size": 2, "eval_batch_size": 2} | FEW[content["data"]["class_path"]]
     trainer = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu"]
     trainer += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--wandb=disabled"]
-    return [*(f"--data.init_args.{key}={value}" for key, value in few.items()), *trainer, "--pictures.num_images=1"]
+    given = {key: value for key, value in few.items() if value is not None}
+    return [*(f"--data.init_args.{key}={value}" for key, value in given.items()), *trainer, "--pictures.num_images=1"]
 
 
 @pytest.mark.slow
