@@ -27,6 +27,7 @@ _OWN_VERBS = {
     "probe": "read class, position, size and colour off what a checkpoint finds, beside controls",
     "results": "record runs in the zoo's table, or print it",
     "publish": "test a run's checkpoint and put it among those that come with the zoo",
+    "speed": "time training and inference here, and say how far that is from the limit",
     "page": "open a local page: drop or draw images, and see what a checkpoint finds in them",
 }
 _GROUPS = {  # verbs in the order of a visit; those that no group names come last
