@@ -17,9 +17,10 @@ from zoo.models.base import ObjectModel
 from zoo.sharing.weights import CheckpointError
 
 FLAG = "--trust"
-_PLAIN = (  # of a run's configuration: those that are no class, and options of the zoo
-    *("seed_everything", "trainer", "checkpoint", "pictures", "runs", "run_name", "wandb", "wandb_project"),
-    *("test_after_fit", "background_config"),
+_SECTIONS = ("trainer", "checkpoint", "pictures")
+_PLAIN = (  # of a run's configuration: what is no class
+    *_SECTIONS,
+    *("seed_everything", "runs", "run_name", "wandb", "wandb_project", "test_after_fit", "background_config"),
 )
 _CLASSES = ("accelerator", "callbacks", "logger", "plugins", "profiler", "strategy")  # of the trainer, by name or path
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -80,7 +81,7 @@ def plain(config: Any, source: Path, asked: Mapping[str, str]) -> dict[str, Any]
     Raises:
         CheckpointError: It names further classes, without which the run would be another, or is no configuration.
     """
-    if not isinstance(config, Mapping) or not all(isinstance(config.get(part) or {}, Mapping) for part in _PLAIN[1:4]):
+    if not isinstance(config, Mapping) or not all(isinstance(config.get(part) or {}, Mapping) for part in _SECTIONS):
         raise CheckpointError(f"{source} is damaged: it is no configuration of a run")
     kept = {key: config[key] for key in ("model", "data", *_PLAIN) if key in config}
     for part, place in (
