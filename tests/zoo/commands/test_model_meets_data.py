@@ -18,7 +18,7 @@ from zoo import registry
 from zoo.commands.agreement import AgreementError, Said, agree, said_by
 from zoo.commands.cli import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = str(ROOT / "configs" / "recipes" / "quick" / "spair.yaml")
 QUIET = ["--wandb=disabled", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.accelerator=cpu"]
