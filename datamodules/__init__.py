@@ -20,6 +20,7 @@ from datamodules.multi_sprites import MultiSprites, MultiSpritesDataModule
 from datamodules.objects_room import ObjectsRoom, ObjectsRoomDataModule
 from datamodules.picture import PictureDataModule, PictureScenes
 from datamodules.shapestacks import ShapeStacks, ShapeStacksDataModule
+from datamodules.space_invaders import SpaceInvaders, SpaceInvadersDataModule
 
 __all__ = [
     "CLEVR",
@@ -47,4 +48,6 @@ __all__ = [
     "SceneDataset",
     "ShapeStacks",
     "ShapeStacksDataModule",
+    "SpaceInvaders",
+    "SpaceInvadersDataModule",
 ]

@@ -34,6 +34,7 @@ from datamodules.drawing.generated import (
     GeneratedScenes,
     Layout,
     colours_name,
+    crop,
     in_blocks,
     ink_boxes,
     integers,
@@ -248,7 +249,7 @@ def generate(parameters: SceneParameters, digits: Digits, split: Split) -> dict[
         counts = low + integers(rng, high - low + 1, (BLOCK,))
         scenes = _scenes(parameters, digits, tiles, counts, rng)
         if crops:
-            scenes = _crop(scenes, parameters.window, crops, rng)
+            scenes = crop(scenes, parameters.window, crops, rng)
         return pack(scenes)
 
     return in_blocks(parameters, split, block, max(crops, 1))
@@ -363,30 +364,6 @@ class _Tiles(Layout):
 def _most_that_fit(canvas: tuple[int, int], tile: int, max_overlap: float, wanted: int) -> int:
     """The most digits, up to `wanted`, that were found to fit."""
     return most_that_fit(_Tiles(canvas, np.full((64, wanted), tile), max_overlap), 64, wanted)
-
-
-def _crop(scenes: dict[str, Array], window: tuple[int, int], crops: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Cut `crops` random windows from each image; digits without a pixel of ink in the window are no longer present."""
-    n, _, H, W = scenes["images"].shape
-    room = np.array([W - window[1] + 1, H - window[0] + 1])
-    offset = integers(rng, room, (n, crops, 2)).reshape(-1, 2)
-    image = np.repeat(np.arange(n), crops)
-    # Ink of a tile within the window, from a table of sums over its upper left rectangles.
-    *first, size, _ = scenes["tiles"].shape
-    table = np.zeros((*first, size + 1, size + 1), np.int32)
-    np.cumsum(np.cumsum(scenes["tiles"] > 0, axis=2), axis=3, out=table[..., 1:, 1:])
-    limit = np.array([window[1], window[0]] * 2)
-    x1, y1 = np.moveaxis(np.clip(offset[:, None] - scenes["anchors"][image], 0, size), -1, 0)
-    x2, y2 = np.moveaxis(np.clip(offset[:, None] + limit[:2] - scenes["anchors"][image], 0, size), -1, 0)
-    which = image[:, None], np.arange(first[1])
-    ink = table[*which, y2, x2] - table[*which, y1, x2] - table[*which, y2, x1] + table[*which, y1, x1]
-    cut = {"labels": scenes["labels"][image], "present": scenes["present"][image] & (ink > 0)}
-    for key in {"images", "masks"} & scenes.keys():
-        views = np.lib.stride_tricks.sliding_window_view(scenes[key], window, axis=(-2, -1))
-        cut[key] = views[image, ..., offset[:, 1], offset[:, 0], :, :]
-    for key in ("ink_boxes", "tile_boxes"):
-        cut[key] = np.clip(scenes[key][image] - np.tile(offset, 2)[:, None], 0, limit)
-    return cut
 
 
 class MultiMNISTDataModule(GeneratedDataModule, SceneDataModule):

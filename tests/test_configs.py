@@ -26,6 +26,7 @@ FEW = {
     "CLEVRDataModule": {},
     "ObjectsRoomDataModule": {"num_val": 2, "num_test": 3},
     "ShapeStacksDataModule": {},
+    "SpaceInvadersDataModule": {"num_train": 64, "num_val": 4, "num_test": 4, "source": "synthetic"},
 }
 SYNTHETIC = ("CLEVRTEXDataModule", "Fruit2DDataModule")  # there are drawn scenes for want of the published ones
 AT_MOST = 15  # seconds of work, of which there is no more to wait for, until data that cannot be had are refused

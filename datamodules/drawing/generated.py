@@ -1,4 +1,4 @@
-"""What generated scenes share: parameters, random streams, placing, painting, packing, and a dataset in a cache file.
+"""What generated scenes share: parameters, random streams, placing, painting, crops, packing, and a cached dataset.
 
 A data set of its own needs its `SceneParameters`, a `Layout` that says where objects may go, and a function that makes
 one block of scenes from a random stream.
@@ -359,6 +359,41 @@ def ink_boxes(tiles: UInt8) -> Int64:
     side = tiles.shape[-1]
     first, last = (lambda line: line.argmax(axis=-1)), (lambda line: side - line[..., ::-1].argmax(axis=-1))
     return np.stack([first(columns), first(rows), last(columns), last(rows)], axis=-1)
+
+
+def crop(scenes: dict[str, Array], window: tuple[int, int], crops: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Cut `crops` random windows from each image; objects without a pixel of ink in the window are no longer present.
+
+    Args:
+        scenes: As for `pack`, and what was painted: `tiles` (n, slots, side, side) and `anchors` (n, slots, 2), the
+            (x, y) of their left top corners.
+        window: (H, W) of a crop, at most those of the images.
+        crops: How many of each image; those of one image follow each other.
+        rng: Random stream.
+
+    Returns:
+        What `pack` takes, of n * crops scenes.
+    """
+    n, _, H, W = scenes["images"].shape
+    room = np.array([W - window[1] + 1, H - window[0] + 1])
+    offset = integers(rng, room, (n, crops, 2)).reshape(-1, 2)
+    image = np.repeat(np.arange(n), crops)
+    # Ink of a tile within the window, from a table of sums over its upper left rectangles.
+    *first, size, _ = scenes["tiles"].shape
+    table = np.zeros((*first, size + 1, size + 1), np.int32)
+    np.cumsum(np.cumsum(scenes["tiles"] > 0, axis=2), axis=3, out=table[..., 1:, 1:])
+    limit = np.array([window[1], window[0]] * 2)
+    x1, y1 = np.moveaxis(np.clip(offset[:, None] - scenes["anchors"][image], 0, size), -1, 0)
+    x2, y2 = np.moveaxis(np.clip(offset[:, None] + limit[:2] - scenes["anchors"][image], 0, size), -1, 0)
+    which = image[:, None], np.arange(first[1])
+    ink = table[*which, y2, x2] - table[*which, y1, x2] - table[*which, y2, x1] + table[*which, y1, x1]
+    cut = {"labels": scenes["labels"][image], "present": scenes["present"][image] & (ink > 0)}
+    for key in {"images", "masks"} & scenes.keys():
+        views = np.lib.stride_tricks.sliding_window_view(scenes[key], window, axis=(-2, -1))
+        cut[key] = views[image, ..., offset[:, 1], offset[:, 0], :, :]
+    for key in (key for key in scenes if key.endswith("_boxes")):
+        cut[key] = np.clip(scenes[key][image] - np.tile(offset, 2)[:, None], 0, limit)
+    return cut
 
 
 def pack(scenes: dict[str, Array]) -> dict[str, Array]:

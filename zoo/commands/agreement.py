@@ -209,6 +209,11 @@ def _settle(key: str, model: "_Part", data: "_Part", limits: Sequence[int] | Non
             wants = _plain(key, model.args[key])
         if wants == has:
             return []
+        if key not in data.args and limits is not None and not _within(has, limits):
+            raise AgreementError(
+                f"{model.name} reads images whose {key} is {' or '.join(map(str, limits))}, but {data.name} has always "
+                f"{_show(has)}: choose another model, or other data"
+            )
         if key not in data.args:
             raise AgreementError(
                 f"{model.key(key)} is {_show(wants)}, but {data.name} has always {_show(has)}: leave "

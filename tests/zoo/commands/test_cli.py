@@ -156,8 +156,8 @@ def test_every_configuration_trains_and_says_what_it_is(config: Path) -> None:
     data = content["data"]["class_path"]
     if data == "MultiMNISTDataModule":
         small.append("--data.init_args.source=uci")
-    elif data in ("CLEVRTEXDataModule", "Fruit2DDataModule"):
-        small.append("--data.init_args.source=synthetic")  # the published scenes need a download
+    elif data in ("CLEVRTEXDataModule", "Fruit2DDataModule", "SpaceInvadersDataModule"):
+        small.append("--data.init_args.source=synthetic")  # the others need a download, or a package
     elif data == "PictureDataModule":  # one picture: training scenes alone can be fewer
         few = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.accelerator=cpu"]
         main(["fit", "--config", str(config), *small, *few, "--wandb=disabled"])

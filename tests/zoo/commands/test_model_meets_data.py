@@ -49,6 +49,7 @@ FEW: dict[str, dict[str, Any]] = {
     "MultiMNISTDataModule": {"source": "uci"},
     "ObjectsRoomDataModule": {"num_test": 3, "num_val": 2},
     "ShapeStacksDataModule": {},
+    "SpaceInvadersDataModule": {"source": "synthetic", "crop_size": None},
     "ImageFolderDataModule": {"folder": "photos"},
     "PictureDataModule": {"picture": "picture.png"},
 }
@@ -89,6 +90,12 @@ def defaults(name: str, **given: Any) -> Namespace:
 def test_every_model_takes_the_images_of_every_data_set(model: str, data: str, photos: Path) -> None:
     """By name alone, to the first thing that looks at images: a second for all."""
     config = Namespace(model=defaults(model, **SMALL.get(model, {})), data=defaults(data, **FEW.get(data, {})))
+    if data == "SpaceInvadersDataModule" and model.startswith(("ASTSeg", "BackgroundAE")):
+        with pytest.raises(
+            AgreementError, match=r"reads images whose image_size is .* has always \[210, 160\]: choose"
+        ):
+            agree(config, Said())
+        return
     agree(config, Said())
     source = registry.datamodules()[data].load()(**dict(config.data.init_args))
     built = registry.models()[model].load()(**dict(config.model.init_args))
@@ -122,6 +129,8 @@ def test_every_model_trains_on_every_data_set_by_name(
 ) -> None:
     make_files(own_folder, monkeypatch)
     for name, entry in registry.datamodules().items():
+        if name == "SpaceInvadersDataModule" and model.startswith(("ASTSeg", "BackgroundAE")):
+            continue  # refused, as a test above has it: its frames are no squares
         known = inspect.signature(entry.load()).parameters
         few = {key: 3 for key in ("num_train", "num_val", "num_test") if key in known} | {"batch_size": 2}
         few |= FEW.get(name, {})
