@@ -1,7 +1,7 @@
 """The configurations that come with the zoo, by their names.
 
 A paper's main experiment is `spair`, say, its other ones `experiments/gmair/fruit2d`; what the zoo adds or changes is a
-recipe, `recipes/quick/spair`.
+recipe, `recipes/quick/spair`; and `trainer/ddp` says, after any of these, where to train.
 """
 
 import difflib

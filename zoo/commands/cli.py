@@ -64,6 +64,7 @@ _FIXES = {  # for what Lightning says without
     "is not in bounds, numpy accepts": "--seed_everything",
 }
 WANDB_PROJECT = "object-centric-zoo"
+_ONE_DEVICE = "trainer/gpu"  # an overlay that makes no difference to results either
 _START = "--model.init_args.background"  # a file, another for each run of the curriculum
 
 
@@ -447,7 +448,12 @@ class ZooCLI(LightningCLI):
         if shows and not any(isinstance(each, ProgressBar) for each in own):
             defaults.insert(0, StepProgress())  # its line ends before others print
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": defaults}
-        return super()._instantiate_trainer(config, kept)
+        try:
+            return super()._instantiate_trainer(config, kept)
+        except KeyError as error:
+            if not str(error.args[0]).startswith("SLURM_"):
+                raise
+            raise UsageError(f"there is no {error.args[0]} in the environment: start trainer/slurm by srun") from None
 
     def _check_start(self) -> None:
         """Refuse what would be refused later, before data are made and a run has a folder."""
@@ -553,7 +559,7 @@ def _experiment(argv: list[str]) -> tuple[str, str]:
     configs, changes = [], []
     for key, value in pairwise([*options(argv), ""]):
         if key in ("--config", "-c"):
-            configs.append(configurations.name_of(value))
+            configs += [name] if (name := configurations.name_of(value)) != _ONE_DEVICE else []
         elif key.startswith("--") and not key.startswith(_NO_CHANGE) and key not in (_START, _INIT):
             changes.append(f"{key.removeprefix('--')}={value}")
     return "+".join(configs), " ".join(changes)

@@ -23,6 +23,7 @@ _PLAIN = (  # of a run's configuration: what is no class
     *("seed_everything", "runs", "run_name", "wandb", "wandb_project", "test_after_fit", "background_config"),
 )
 _CLASSES = ("accelerator", "callbacks", "logger", "plugins", "profiler", "strategy")  # of the trainer, by name or path
+_ENVIRONMENTS = "lightning.pytorch.plugins.environments."  # where a run was started, which the next start says anew
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -91,6 +92,8 @@ def plain(config: Any, source: Path, asked: Mapping[str, str]) -> dict[str, Any]
         if part in kept:
             kept[part] = {key: value for key, value in (kept[part] or {}).items() if key != place}
     trainer = kept.get("trainer") or {}
+    if _is_an_environment(trainer.get("plugins")):
+        trainer = kept["trainer"] = {key: value for key, value in trainer.items() if key != "plugins"}
     named = [*_class_paths({key: kept.get(key) for key in _PLAIN})]
     named += [word for key in _CLASSES for word in _words(trainer.get(key)) if _DOTTED.fullmatch(word)]
     if named:
@@ -106,6 +109,10 @@ def plain(config: Any, source: Path, asked: Mapping[str, str]) -> dict[str, Any]
             kept[part] = {**given, "class_path": known_class(part, given["class_path"], source, asked.get(part, ""))}
             check_arguments(part, given.get("init_args") or {}, source)
     return kept
+
+
+def _is_an_environment(plugins: Any) -> bool:
+    return isinstance(plugins, Mapping) and str(plugins.get("class_path")).startswith(_ENVIRONMENTS)
 
 
 def _below(base: type) -> Iterator[type]:

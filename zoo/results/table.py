@@ -25,7 +25,9 @@ _KEY = ("experiment", "changes", "data", "seed")
 _ABOUT = ("model", "revision", "steps", "parameters", "wall_s", "peak_memory_gb", "hardware", "torch")
 COLUMNS = (*_KEY, *_ABOUT, *METRIC_NAMES, "negative_elbo", "loss")
 _CLUSTERS = 10  # of `zoo cluster`, if nothing else is said
-_RECIPES = "recipes/"  # where the configurations that are the zoo's own are
+# where the configurations are that are the zoo's own, and those that say where to train: on several devices a step sees
+# more images
+_NO_PAPERS = ("recipes/", "trainer/")
 # changes that leave a setting what it is: how far it is trained, how weights are chosen, on how many scenes tested
 _NEUTRAL = re.compile(
     r"trainer\.(max_steps|max_time|val_check_interval|limit_val_batches|limit_test_batches|log_every_n_steps)"
@@ -66,7 +68,7 @@ def setting(experiment: str, changes: str = "") -> Literal["paper", "recipe"]:
         experiment: The configurations it was started from, as in `spair` or `recipes/quick/spair`, joined by +.
         changes: What was changed in them, `key=value` pairs with a space between.
     """
-    papers = {name for name in configurations.names() if not name.startswith(_RECIPES)}
+    papers = {name for name in configurations.names() if not name.startswith(_NO_PAPERS)}
     return "paper" if papers.issuperset(experiment.split("+")) and not _departs(changes) else "recipe"
 
 

@@ -116,6 +116,16 @@ def test_only_a_run_s_model_data_and_plain_numbers_are_taken() -> None:
     assert taken["trainer"] == {"max_steps": 7, "strategy": "ddp", "callbacks": None}
 
 
+def test_where_a_run_was_started_is_not_taken() -> None:
+    """Of configs/trainer/slurm.yaml, which the next start says again."""
+    started = {"class_path": "lightning.pytorch.plugins.environments.SLURMEnvironment"}
+    taken = plain({"trainer": {"max_steps": 7, "plugins": started}}, Path("config.yaml"), {})
+    assert taken["trainer"] == {"max_steps": 7}
+    for others in ({"class_path": f"{EVIL}.Plugin"}, f"{EVIL}.Plugin"):
+        with pytest.raises(CheckpointError, match=EVIL):
+            plain({"trainer": {"plugins": [started, others]}}, Path("config.yaml"), {})
+
+
 def test_a_class_of_one_s_own_is_known_once_it_is_imported_or_named_by_the_user() -> None:
     class Mine(SPAIR):
         pass
