@@ -12,7 +12,6 @@ Each is off by default, and on in recipes/quick/ast_seg.yaml:
 - `attended_color` starts an object from the colour where its head looks, which from z_what alone is long learned.
 - The loss term `slots`, of weight 0 unless `term_weights` has it, is against several heads on one object, and heads on
   patterns of the ground.
-- `target_blur` takes away texture that the background lacks, a reason for objects to cover it.
 - `encoder_residual` starts from an encoder that changes nothing.
 - `unet_stride` of 4, as Segformer's, makes the U-Net much faster.
 """
@@ -25,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
-from zoo.layers.blur import blur
 from zoo.layers.compositing import composite_losses
 from zoo.layers.feature_maps import Segformer, UNet
 from zoo.layers.schedules import Schedule
@@ -57,8 +55,6 @@ class ASTSegRecipe(ASTSeg):
         layer_error: How much of the reconstruction error, from 0 to 1, is the expected error of the layers, each to
             look like the image by itself, instead of the error of their mix (a bound of the mixture likelihoods of
             MONet and IODINE). Meant to rise from 0: at the start no object is worth drawing.
-        target_blur: What is to be drawn is the image blurred by a Gaussian of so many pixels. Meant to go to 0, or
-            nearly so.
         **paper: As for `ASTSeg`.
 
     Raises:
@@ -66,7 +62,7 @@ class ASTSegRecipe(ASTSeg):
         ValueError: A hyperparameter is out of its range.
     """
 
-    schedules = (*ASTSeg.schedules, "attention_spread", "scale_gain", "layer_error", "target_blur")
+    schedules = (*ASTSeg.schedules, "attention_spread", "scale_gain", "layer_error")
     training_terms = (*ASTSeg.training_terms, "slots")
     standard_weights = {**ASTSeg.standard_weights, "slots": 0.0}
 
@@ -83,13 +79,12 @@ class ASTSegRecipe(ASTSeg):
         scale_gain: Schedule = 1.0,
         attended_color: bool = False,
         layer_error: Schedule = 0.0,
-        target_blur: Schedule = 0.0,
         **paper: Any,
     ) -> None:
         super().__init__(**paper)
         if not attention_gain > 0:
             raise ValueError(f"attention_gain must be above 0, got {attention_gain!r}")
-        self.check_schedules(layer_error=(0.0, 1.0), attention_spread=(0.0, math.inf), target_blur=(0.0, math.inf))
+        self.check_schedules(layer_error=(0.0, 1.0), attention_spread=(0.0, math.inf))
         self.adds_to_tokens = encoder_residual and self.encoder is not None
         if encoder_residual and self.encoder is not None:
             nn.init.zeros_(self.encoder.project.weight)
@@ -143,9 +138,7 @@ class ASTSegRecipe(ASTSeg):
         """Reconstruction, entropy and the soft count of objects, means over images."""
         image, background = batch["image"], self.find_background(batch)
         layers = self.layers(self.infer(image, background), image, background)
-        terms = composite_losses(
-            blur(image, self.scheduled("target_blur")), *layers, layer_error=self.scheduled("layer_error")
-        )
+        terms = composite_losses(image, *layers, layer_error=self.scheduled("layer_error"))
         return {"reconstruction": terms.reconstruction, "entropy": terms.entropy, "slots": terms.objects}
 
 

@@ -3,7 +3,7 @@
 Version 1 (until 0.1): papers' classes held the zoo's additions too, each as a hyperparameter that was off by default.
 Version 2: a paper's class is the paper; what the zoo adds is in a class of its own (`zoo.models`: `SPAIRRecipe` beside
 `SPAIR`), and the weights of loss terms and the initial biases are mappings.
-Version 3: additions that were shown to be worth nothing are gone (`zoo/results/ablations.csv`).
+Versions 3 and 4: additions that were shown to be worth nothing are gone (`zoo/results/ablations.csv`).
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FORMAT_VERSION = 3  # of the records that are written; all before it are read
+FORMAT_VERSION = 4  # of the records that are written; all before it are read
 
 
 class FormerRecordError(ValueError):
@@ -218,8 +218,9 @@ FORMER: dict[str, Former] = {
 }
 
 
-# Additions of version 2 that are gone: they shaped the start of training, or `upgrade_state` folds them into weights.
+# Additions of version 2 that are gone: they shaped training alone, or `upgrade_state` folds them into weights.
 DROPPED: dict[str, tuple[str, ...]] = {
+    "ASTSegRecipe": ("target_blur",),
     "SPAIRRecipe": ("center_bias", "center_blob", "training_wheels", "initial_biases.where_std"),
 }
 
