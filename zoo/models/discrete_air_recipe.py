@@ -3,20 +3,18 @@
 The paper's model is in `zoo.models.discrete_air`; trained as the paper has it, it finds places, but its categories
 often stay at chance. The additions, all of our own and off by default:
 
-- `heat_map`, `second_glimpse`, `detach_canvas`, and `blurred`, a loss term: objects are found first.
-- `template_gain`, `template_blob`, `template_noise`: templates learn fast, and start apart. `template_hidden: []`, an
-  option of the paper's class, goes with them.
+- `heat_map`, `second_glimpse`: objects are found first.
+- `template_gain`, `template_blob`: templates learn fast, from a bright spot that draws objects' places. With
+  `template_hidden: []`, an option of the paper's class, they are literal, and all the same at first.
 - `uniform_category_steps`: categories are held back until objects are found, which decides whether they come to mean
   anything.
 - `balance`, a loss term: all categories are used.
-- `aspect_std`: one shape is not squashed into another.
 - `attribute_steps`: attributes are held back until templates are learned.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.layers import boxes as box_ops
@@ -26,20 +24,17 @@ from zoo.layers.glimpses import extract_glimpses
 from zoo.layers.heat_map import HeatMap
 from zoo.layers.recurrent import ImageLSTM, State
 from zoo.layers.schedules import schedule_value
-from zoo.layers.settings import check_above_zero, height_width
+from zoo.layers.settings import check_above_zero
 from zoo.models.discrete_air import DiscreteAIR, Latents
 
-_BLUR = 8  # pixels
 _HEAT_GAIN = 10.0  # of brightness in the heat map's logits, at first
 
 
 class DiscreteAIRRecipe(DiscreteAIR):
     """Discrete-AIR that finds objects first, then learns what they are, then how they differ.
 
-    Its loss has further terms, in nats per image, that are no part of the ELBO. `aspect`: a factor of the prior, up to
-    its constant. In training, where `term_weights` gives them a weight, which is 0 otherwise: `blurred`, a second
-    reconstruction error, between blurred images, which shows an object where to go from farther away, and whose weight
-    is meant to go to 0; and `balance`, the divergence of a batch's mean category from uniform.
+    Where `term_weights` gives it a weight, which is 0 otherwise, training has a further loss term, in nats per image,
+    that is no part of the ELBO: `balance`, the divergence of a batch's mean category from uniform.
 
     Args:
         heat_map: Shifts are the mean of a heat map over convolutional features of what is left to see; the LSTM reads
@@ -48,19 +43,16 @@ class DiscreteAIRRecipe(DiscreteAIR):
         second_glimpse: An upright first glimpse refines scale, shift, angle and shears before the glimpse that is
             encoded.
         second_hidden: Hidden layers from this first glimpse.
-        detach_canvas: No gradient flows through the canvas in the difference image.
         template_gain: Factor on f_t, with its initial values unchanged: templates learn faster by this factor.
         template_blob: Added to the initial template logits, this much at the centre, minus as much far out.
-        template_noise: Std of smooth noise by which literal templates differ at first.
         uniform_category_steps: [start, end]; until step `start` all categories draw the mean template, from `end` on
             each its own, in between a mixture. Null: their own from the first step.
         attribute_steps: [start, end]; attributes change nothing until step `start`, and come in until `end`. Null: from
             the first step.
-        aspect_std: Std of a prior on the difference of the two scales before the sigmoid; null for none.
         **paper: As for `DiscreteAIR`.
     """
 
-    training_terms = ("aspect", "blurred", "balance")
+    training_terms = ("balance",)
 
     def __init__(
         self,
@@ -69,18 +61,15 @@ class DiscreteAIRRecipe(DiscreteAIR):
         heat_channels: int = 32,
         second_glimpse: bool = False,
         second_hidden: tuple[int, ...] = (256, 128),
-        detach_canvas: bool = False,
         template_gain: float = 1.0,
         template_blob: float = 0.0,
-        template_noise: float = 0.0,
         uniform_category_steps: tuple[int, int] | None = None,
         attribute_steps: tuple[int, int] | None = None,
-        aspect_std: float | None = None,
         **paper: Any,
     ) -> None:
         super().__init__(**paper)  # saves these hyperparameters too
         _check(self.hp)
-        self.weigh_terms(self.hp.term_weights, blurred=0.0, balance=0.0)
+        self.weigh_terms(self.hp.term_weights, balance=0.0)
         self._start_templates()
 
     def build_search(self) -> None:
@@ -104,17 +93,12 @@ class DiscreteAIRRecipe(DiscreteAIR):
         bias = last_bias(self.decoder.template).view(C, P, Q)
         bias.add_(blob).div_(hp.template_gain)
         if not hp.template_hidden:
-            coarse = hp.template_noise * torch.randn(hp.num_categories, C, 5, 5)
-            smooth = F.interpolate(coarse, (P, Q), mode="bicubic", align_corners=True)
-            weight = self.decoder.template[-1].get_parameter("weight")
-            weight.copy_(smooth.flatten(1).T / hp.template_gain)
+            self.decoder.template[-1].get_parameter("weight").zero_()
 
     # objects first
 
     def look(self, image: Tensor, canvas: Tensor, code: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, State]:
         """As in the paper, or by the heat map; refined by a second glimpse."""
-        if self.hp.detach_canvas:
-            canvas = canvas.detach()
         if self.heat is None:
             mean, spread, logit, state = super().look(image, canvas, code, state)
         else:
@@ -159,45 +143,19 @@ class DiscreteAIRRecipe(DiscreteAIR):
     # training
 
     def terms(self, image: Tensor, q: Latents) -> dict[str, Tensor]:
-        """The paper's terms, and those of the additions; see the class."""
+        """The paper's terms, and in training the balance; see the class."""
         terms, presence = super().terms(image, q), q["presence"][..., 0]
-        if self.hp.aspect_std is not None:
-            scale_x, scale_y, *_ = q["z_where"].unbind(-1)
-            unlikely = 0.5 * ((scale_y - scale_x) / self.hp.aspect_std).square()
-            terms["aspect"] = (presence * unlikely).sum() / image.shape[0]
-        if self.training and self._weight("blurred"):
-            blurred = F.avg_pool2d(image - q["canvas"], _BLUR, _BLUR // 2)
-            error = 0.5 * (blurred / self.hp.likelihood_std).square().sum() / image.shape[0]
-            terms["blurred"] = (_BLUR // 2) ** 2 * error  # as many pixels as the image has
-        if self.training and self._weight("balance"):
+        if self.training and schedule_value(self.term_weights["balance"], self.steps_trained):
             total = presence.sum()
             mean = (presence[..., None] * q["category_logits"].softmax(-1)).sum((0, 1)) / total.clamp_min(1e-6)
             log_mean = mean.clamp_min(1e-12).log()
             terms["balance"] = total / image.shape[0] * kl_categorical(log_mean, torch.zeros_like(log_mean))
         return terms
 
-    def _weight(self, term: str) -> float:
-        return schedule_value(self.term_weights[term], self.steps_trained)
-
-    # use
-
-    def prior_where(self, noise: Tensor) -> Tensor:
-        """As the paper's, times the prior on the aspect, which narrows the difference of the two scales alone."""
-        if self.hp.aspect_std is not None:
-            middle = noise[..., :2].mean(-1, keepdim=True)
-            narrowed = (1 + 2 * (self.hp.scale_prior[1] / self.hp.aspect_std) ** 2) ** -0.5
-            noise = torch.cat([middle + narrowed * (noise[..., :2] - middle), noise[..., 2:]], -1)
-        return super().prior_where(noise)
-
 
 def _check(hp: Any) -> None:
     """Raise ValueError for hyperparameters that cannot work, naming the cause and the fix."""
-    height_width(hp.image_size, least=_BLUR)
     check_above_zero(hp, "heat_channels", "template_gain")
-    if hp.template_noise and hp.template_hidden:
-        raise ValueError("template_noise is for literal templates: set template_hidden to []")
-    if hp.aspect_std is not None and not hp.aspect_std > 0:
-        raise ValueError(f"aspect_std must be null or above 0, got {hp.aspect_std!r}")
     for name in ("uniform_category_steps", "attribute_steps"):
         if hp[name] is not None and not (len(hp[name]) == 2 and 0 <= hp[name][0] <= hp[name][1]):
             raise ValueError(f"{name} must be null or [start, end] with 0 <= start <= end, got {hp[name]!r}")

@@ -221,6 +221,7 @@ FORMER: dict[str, Former] = {
 # Additions of version 2 that are gone: they shaped training alone, or `upgrade_state` folds them into weights.
 DROPPED: dict[str, tuple[str, ...]] = {
     "ASTSegRecipe": ("target_blur",),
+    "DiscreteAIRRecipe": ("aspect_std", "detach_canvas", "template_noise", "term_weights.blurred"),
     "SPAIRRecipe": ("center_bias", "center_blob", "training_wheels", "initial_biases.where_std"),
 }
 

@@ -14,11 +14,10 @@ from zoo.models.discrete_air_recipe import DiscreteAIRRecipe
 
 # the cures of configs/recipes/discrete_air/multimnist.yaml, in as small a network as learns
 CURES: dict[str, Any] = {
-    "template_hidden": [], "template_gain": 10.0, "template_blob": 2.0, "template_noise": 0.5,
+    "template_hidden": [], "template_gain": 10.0, "template_blob": 2.0,
     "initial_biases": {"decoder": 0.0},
-    "heat_map": True, "heat_channels": 16, "second_glimpse": True, "second_hidden": [32], "detach_canvas": True,
-    "term_weights": {"blurred": [1.0, 0.0, 200, "linear"], "kl_pose": [0.02, 1.0, 200, "linear"], "balance": 10.0},
-    "aspect_std": 0.15,
+    "heat_map": True, "heat_channels": 16, "second_glimpse": True, "second_hidden": [32],
+    "term_weights": {"kl_pose": [0.02, 1.0, 200, "linear"], "balance": 10.0},
     "uniform_category_steps": [60, 120], "attribute_steps": [200, 250],
     "temperature": [1.0, 0.5, 300, "linear"], "max_grad_norm": 10.0,
 }  # fmt: skip
@@ -50,7 +49,7 @@ def test_it_learns_to_count_and_to_tell_shapes_apart(tmp_path: Path) -> None:
     correspondence = CategoryCorrespondence(2, 2)
     correspondence.update(scene.category.argmax(-1), scene.presence, held_out["labels"], held_out["valid"])
     assert correspondence.compute() > 0.9  # chance: about 0.65
-    assert (scene.reconstruction - held_out["image"]).square().mean() < 0.1 * held_out["image"].square().mean()
+    assert (scene.reconstruction - held_out["image"]).square().mean() < 0.15 * held_out["image"].square().mean()
     # loaded again it draws with what it has learned to tell apart, though the new model has taken no step
     zoo.save(model, tmp_path / "copy")
     copy = zoo.load(tmp_path / "copy.safetensors")
@@ -59,25 +58,18 @@ def test_it_learns_to_count_and_to_tell_shapes_apart(tmp_path: Path) -> None:
 
 def test_training_terms_of_the_cures() -> None:
     torch.manual_seed(0)
-    model = DiscreteAIRRecipe(**{**SMALL, **CURES, "term_weights": {"blurred": 1.0, "balance": 10.0}})
+    model = DiscreteAIRRecipe(**{**SMALL, **CURES, "term_weights": {"balance": 10.0}})
     batch = {"image": torch.rand(4, 1, 24, 24)}
     torch.manual_seed(3)
     terms = model.train().losses(batch)
     torch.manual_seed(3)
     q = model.infer(batch["image"], model.draw_noise(batch["image"]))
-    # blurred: 8x8 means at every 4 pixels, each standing for 16 pixels
-    error = (batch["image"] - q["canvas"])[:, 0]
-    corners = [(r, c) for r in range(0, 17, 4) for c in range(0, 17, 4)]
-    total = sum(error[b, r : r + 8, c : c + 8].mean() ** 2 for b in range(4) for r, c in corners)
-    torch.testing.assert_close(terms["blurred"], 16 * total / (2 * 0.3**2) / 4)
     # balance: divergence of the mean category of all that is present, for each object
     present = q["presence"][..., 0]
     mean = (q["category_logits"].softmax(-1) * present[..., None]).sum((0, 1)) / present.sum()
     divergence = kl_divergence(Categorical(mean), Categorical(torch.ones(3)))
     torch.testing.assert_close(terms["balance"], divergence * present.sum() / 4)
-    ratio = q["z_where"][..., 0] - q["z_where"][..., 1]
-    torch.testing.assert_close(terms["aspect"], (present * (ratio / 0.15) ** 2 / 2).sum() / 4)
-    assert not {"blurred", "balance"} & set(model.eval().losses(batch))
+    assert "balance" not in model.eval().losses(batch)
 
 
 def test_categories_and_attributes_are_held_back() -> None:
@@ -87,6 +79,8 @@ def test_categories_and_attributes_are_held_back() -> None:
     one_hot, z = torch.eye(3), torch.randn(3, 2)
     mean = torch.full((3, 3), 1 / 3)
     free = DiscreteAIRRecipe(**{**SMALL, **CURES, "uniform_category_steps": None, "attribute_steps": None})
+    with torch.no_grad():
+        model.decoder.template[-1].weight.normal_(0, 0.1)  # templates are all the same at first
     free.load_state_dict(model.state_dict())
     for step, categories, attributes in ((0, 0, 0), (10, 0, 0), (15, 0.5, 0), (20, 1, 0), (29, 1, 0), (31, 1, 1)):
         model.steps_trained = step
@@ -128,27 +122,6 @@ def test_without_its_additions_it_is_the_paper_s_model() -> None:
     assert torch.equal(drawn, again)
 
 
-def test_no_gradient_flows_through_a_detached_canvas() -> None:
-    image = torch.rand(2, 1, 24, 24)
-    for detach in (False, True):
-        torch.manual_seed(0)
-        model = DiscreteAIRRecipe(**{**SMALL, "num_steps": 2, "detach_canvas": detach})
-        q = model.infer(image, None)
-        gradient = torch.autograd.grad(q["where_mean"][:, 1].sum(), model.decoder.parameters(), allow_unused=True)
-        latents_only = [g is None or not g.any() for g in gradient]
-        assert all(latents_only) == detach
-
-
-def test_the_aspect_is_a_factor_of_the_prior() -> None:
-    # with a prior on their difference, the scales' density is N(x) N(y) exp(-(x - y)^2 / (2 aspect_std^2))
-    model = DiscreteAIRRecipe(**{**SMALL, "aspect_std": 0.1, "rotation": False, "skew": False})
-    boxes = model.generate(3000, generator=torch.Generator().manual_seed(0), count=3).boxes
-    x, y = torch.logit((boxes[..., 2:] - boxes[..., :2]) / 24).unbind(-1)
-    precision = torch.tensor([[1 / 0.2**2 + 1 / 0.1**2, -1 / 0.1**2], [-1 / 0.1**2, 1 / 0.2**2 + 1 / 0.1**2]])
-    covariance = torch.cov(torch.stack([x.flatten(), y.flatten()]))
-    torch.testing.assert_close(covariance, torch.linalg.inv(precision), rtol=0.06, atol=1e-3)
-
-
 def test_a_second_glimpse_refines_every_factor_of_the_attention() -> None:
     for rotation in (False, True):
         for skew in (False, True):
@@ -163,11 +136,8 @@ def test_a_second_glimpse_refines_every_factor_of_the_attention() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 4}, "image_size must be 8 or more pixels"),
         ({"template_gain": 0.0}, "template_gain must be above 0"),
-        ({"template_noise": 1.0}, "template_noise is for literal templates"),
         ({"uniform_category_steps": [20, 10]}, "uniform_category_steps must be null or"),
-        ({"aspect_std": 0.0}, "aspect_std must be null or above 0"),
         ({"term_weights": {"balance": "much"}}, "the weight of balance must be a number"),
     ],
 )

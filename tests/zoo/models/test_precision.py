@@ -27,7 +27,7 @@ MODELS: dict[str, tuple[type[ObjectModel], dict[str, Any]]] = {
         {
             "image_size": 48, "cell_hidden": 16, "where_hidden": [8], "encoder_hidden": [8], "heat_map": True,
             "second_glimpse": True, "second_hidden": [8], "template_hidden": [8], "attribute_hidden": [8],
-            "combination": "convolutional", "term_weights": {"blurred": 1.0, "balance": 1.0},
+            "combination": "convolutional", "term_weights": {"balance": 1.0},
         },
     ),
     "SPAIR": (SPAIR, {"backbone_channels": 8, "encoder_hidden": [8], "decoder_hidden": [8], "background": "mlp"}),
