@@ -15,12 +15,12 @@ from zoo.results import table as recorded
 ABLATIONS = Path(__file__).with_name("ablations.csv")
 NOTHING = "nothing"
 COLUMNS = ("without", *recorded.COLUMNS)
-_KEY = ("experiment", "data", "without", "seed")
+_KEY = ("experiment", "data", "without", "steps", "seed")
 _METRICS = (*recorded.HEADLINES, "negative_elbo")
 
 
 def add(runs: Iterable[Path], without: str, path: Path = ABLATIONS) -> None:
-    """Record runs of a recipe without one addition; a run of the same recipe, data, addition and seed is replaced.
+    """Record runs of a recipe without one addition; one of the same recipe, data, addition, steps and seed is replaced.
 
     Raises:
         FileNotFoundError: A folder has no run.json: training did not end there.
