@@ -11,7 +11,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install fit test test-slow test-minimum check format bench clean
+.PHONY: help install fit test test-slow test-minimum check format bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ format: $(STAMP) ## format the code
 
 bench: $(STAMP) ## time and memory against straightforward forms
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: $(STAMP) ## the documentation as a site, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file .docs/mkdocs.yml
 
 clean: ## remove .venv, caches and build files; runs and data stay
 	rm -rf $(VENV) .venv-minimum build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
