@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # rooms from the lowest to the highest: a file imports from its own room and from lower ones, never across
-RANKS = [["datamodules", "metrics"], ["layers"], ["scene", "files", "configurations", "registry", "_beside"],
+RANKS = [["datamodules", "metrics"], ["layers"], ["scene", "files", "records", "configurations", "registry", "_beside"],
          ["evaluation"], ["prediction", "loaders", "backgrounds", "results", "baselines"], ["features"], ["models"],
          ["pictures", "sharing"], ["downstream"], ["callbacks"], ["commands"], ["__init__", "__main__"]]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

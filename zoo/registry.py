@@ -10,11 +10,12 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 PLUGINS = "ZOO_PLUGINS"
 _CLASS = re.compile(r"^class (\w+)(?:\[.*?\])?\((.*?)\)\s*:", re.MULTILINE | re.DOTALL)
@@ -59,6 +60,30 @@ def datamodules() -> dict[str, Entry]:
         PluginError: A plugin is not there, or has a class of a name that is taken.
     """
     return _classes("datamodules", "SceneDataModule", os.environ.get(PLUGINS, ""))
+
+
+def make_data(record: Mapping[str, Any] | None, **changes: Any) -> Any:
+    """The datamodule that a checkpoint was trained on.
+
+    Args:
+        record: What it says of that: `class` and `init_args` (`ObjectModel.data_record`).
+        **changes: Arguments in place of those.
+
+    Raises:
+        ValueError: It says nothing, names a class that is not known here, or arguments that it does not take.
+    """
+    if not record:
+        raise ValueError("the checkpoint does not say what data it was trained on")
+    entry = datamodules().get(record["class"])
+    if entry is None:
+        raise ValueError(
+            f"the checkpoint was trained on {record['class']}, which is none of the data known here, "
+            f"{sorted(datamodules())}: name the module that has it in the environment variable {PLUGINS}"
+        )
+    try:
+        return entry.load()(**{**record["init_args"], **changes})
+    except TypeError as error:
+        raise ValueError(f"the checkpoint's data do not fit this version's {entry.name}: {error}") from error
 
 
 @cache

@@ -1,6 +1,5 @@
 """What is to be known of a run beside its metrics: what was run, at which revision, where, for how long."""
 
-import json
 import platform
 import subprocess
 import time
@@ -14,6 +13,7 @@ import zoo
 from zoo.callbacks.checkpoints import best_checkpoint
 from zoo.evaluation import METRIC_NAMES
 from zoo.files import write_json
+from zoo.records import read_run
 from zoo.results.table import setting
 
 try:
@@ -25,7 +25,8 @@ except ImportError:  # not a POSIX system
 class RunRecord(Callback):
     """Writes `run.json` into the run folder when training ends, and adds the test's metrics when they are known.
 
-    `zoo.results.table` makes a row of a table of it. `steps` is how long it was trained, `best_step` when the
+    `zoo.results.table` makes a row of a table of it. `steps` is how long it was trained, `max_steps` how long it was to
+    be (null: epochs were counted, or nothing said), `best_step` when the
     checkpoint was saved that is its best, `tested_step` of which weights the test's metrics are. `history` has the
     metrics of every validation, and the seconds of training until then. A run that was resumed counts the time of all
     its parts.
@@ -91,6 +92,7 @@ class RunRecord(Callback):
                 "data": getattr(data, "name", type(data).__name__),
                 "revision": _revision(),
                 "steps": trainer.global_step,
+                "max_steps": trainer.max_steps if trainer.max_steps >= 0 else None,  # that were asked for
                 "best_step": None if best is None else best.best_step,
                 "parameters": sum(p.numel() for p in pl_module.parameters()),
                 "wall_s": round(self._elapsed, 3),
@@ -113,7 +115,7 @@ class RunRecord(Callback):
         }
         path = Path(log_dir, "run.json")
         step = getattr(pl_module, "steps_trained", trainer.global_step)
-        _write(path, {**json.loads(path.read_text(encoding="utf-8")), "tested_step": step, "metrics": metrics})
+        _write(path, {**read_run(path), "tested_step": step, "metrics": metrics})
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

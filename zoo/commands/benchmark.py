@@ -15,7 +15,6 @@ Several benchmarks may work on one folder at once.
 import argparse
 import contextlib
 import hashlib
-import json
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from zoo import configurations
 from zoo.commands.arguments import VerbParser
 from zoo.files import write_whole
+from zoo.records import RecordError, read_run
 from zoo.results import table as results
 from zoo.results.pivot import pivot
 
@@ -106,9 +106,13 @@ class Running:
 
 
 def ended(out: Path, name: str = "*") -> list[Path]:
-    """The `run.json` of all jobs that have ended, oldest first."""
-    found = out.glob(f"runs/{name}/version_*/run.json")
-    whole = [path for path in found if "metrics" in json.loads(path.read_text(encoding="utf-8"))]
+    """The `run.json` of all jobs that have ended, oldest first; one that is damaged is left out, and named."""
+    whole = []
+    for path in out.glob(f"runs/{name}/version_*/run.json"):
+        try:
+            whole += [path] if read_run(path).get("metrics") else []
+        except RecordError as error:
+            print(f"benchmark: {error}; this run is left out", file=sys.stderr, flush=True)
     return sorted(whole, key=lambda path: path.stat().st_mtime)
 
 
@@ -210,7 +214,7 @@ def _close(running: Running) -> None:
 def _outcome(running: Running) -> str:
     job, minutes = running.job, (time.monotonic() - running.since) / 60
     if job.run is not None:
-        metrics = json.loads((job.run / "run.json").read_text(encoding="utf-8"))["metrics"]
+        metrics = read_run(job.run / "run.json")["metrics"]
         shown = [f"{name} {metrics[name]:.3f}" for name in results.HEADLINES if metrics.get(name) is not None]
         return f"{job.name}: {', '.join(shown)}, {minutes:.1f} minutes"
     said = job.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
@@ -239,7 +243,7 @@ def draw(out: Path) -> dict[str, Path]:
     from zoo.downstream.embedding import to_png
 
     rows = results.read(out / "results.csv")
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in ended(out)]
+    records = [read_run(path) for path in ended(out)]
     figures = {"bars": draw_bars(rows), "progress": draw_progress(records)}
     paths = {}
     for name, figure in figures.items():

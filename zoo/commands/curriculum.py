@@ -26,6 +26,7 @@ import yaml
 from zoo import configurations, registry
 from zoo.commands.agreement import content_of, find_class
 from zoo.commands.arguments import VerbParser
+from zoo.records import RecordError, read_run
 from zoo.sharing import weights
 
 SIMPLE_STEPS, SIMPLE_STEPS_TO_CHOOSE, MOST_CHANGE = 2500, 2000, 0.24  # of AE-NE's program
@@ -248,10 +249,16 @@ _OF_PLACES = ("data_dir", "root", "num_workers", "eval_batch_size")  # of the da
 
 
 def _tested(version: Path, wanted: Mapping[str, Any]) -> bool:
-    record = version / "run.json"
-    if not record.is_file():
+    try:
+        record = read_run(version / "run.json")
+    except FileNotFoundError:
         return False
-    return not wanted.get("test_after_fit") or "metrics" in json.loads(record.read_text(encoding="utf-8"))
+    except RecordError as error:
+        print(f"curriculum: {error}; the run goes on from its last checkpoint", flush=True)
+        return False
+    if wanted.get("test_after_fit"):
+        return bool(record.get("metrics"))
+    return record.get("max_steps") is None or record["steps"] >= record["max_steps"]  # and was not ended before
 
 
 def _choose(train: Callable[..., Path], options: argparse.Namespace) -> Path:
@@ -384,9 +391,7 @@ def _change(checkpoint: Path) -> float:
 
     model = weights.load(checkpoint)
     assert isinstance(model, BackgroundAE)
-    assert model.data_record is not None
-    entry = registry.datamodules()[model.data_record["class"]]
-    data = entry.load()(**model.data_record["init_args"])
+    data = registry.make_data(model.data_record)
     data.prepare_data()
     data.setup("fit")
     loader, each = data.train_dataloader(), data.batch_size

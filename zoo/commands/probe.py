@@ -27,11 +27,9 @@ def run(checkpoint: str, num_scenes: int, match: str, out: Path, device: str, se
     """
     model = weights.load(checkpoint).to(pick_device(device))
     record = model.data_record
-    if not record or record["class"] not in registry.datamodules():
-        raise ValueError(f"{checkpoint} does not say what data of the zoo it was trained on")
-    given = record["init_args"]  # fewer scenes are the first of many, and sooner there
+    given = record["init_args"] if record else {}  # fewer scenes are the first of many, and sooner there
     fewer = {key: min(given[key], num_scenes) for key in ("num_train", "num_test") if given.get(key)}
-    data = registry.datamodules()[record["class"]].load()(**{**given, **fewer})
+    data = registry.make_data(record, **fewer)
     rows, found = probe(model, data, num_scenes, match, seed)  # type: ignore[arg-type]
     about = {"checkpoint": checkpoint, "data": data.name, "num_scenes": num_scenes, "match": match, "seed": seed}
     out.parent.mkdir(parents=True, exist_ok=True)

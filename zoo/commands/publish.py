@@ -35,8 +35,7 @@ def test(checkpoint: Path, model_args: dict[str, Any], data_args: dict[str, Any]
     record, state = weights.read(path)
     model = weights.build_model({**record, "init_args": {**record["init_args"], **model_args}}, path)
     weights.adopt(model, record, state, path)
-    saved = record["data"]
-    data = registry.datamodules()[saved["class"]].load()(**{**saved["init_args"], **data_args})
+    data = registry.make_data(record.get("data"), **data_args)
     seed_everything(0)
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_model_summary=False)
     values = trainer.test(model, data, verbose=False)[0]

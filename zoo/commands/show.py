@@ -147,10 +147,8 @@ def test_scenes(data: dict[str, Any] | None, count: int) -> Batch:
     """
     if not data or data["class"] not in registry.datamodules():
         raise ValueError("the checkpoint does not say what it was trained on: give a folder of --images")
-    arguments = {**data["init_args"]}
-    if arguments.get("num_test"):  # no more are drawn, or read, than are looked at
-        arguments["num_test"] = min(count, arguments["num_test"])
-    dataset = registry.datamodules()[data["class"]].load()(**arguments).make_dataset("test")
+    drawn = data["init_args"].get("num_test")  # no more are drawn, or read, than are looked at
+    dataset = registry.make_data(data, **({"num_test": min(count, drawn)} if drawn else {})).make_dataset("test")
     return dataset.batch(range(min(count, len(dataset))))
 
 

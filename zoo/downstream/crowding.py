@@ -61,7 +61,7 @@ def scenes(
         raise ValueError(f"scenes of a given number of digits are for checkpoints of MultiMNIST, not of {data}")
     changes = {"image_size": image_size, "num_digits": count, "crop_size": None, "eval_batch_size": 50}
     sizes = {"num_val": 1, "num_test": num_scenes} | ({} if num_train is None else {"num_train": num_train})
-    module: SceneDataModule = registry.datamodules()[data["class"]].load()(**{**data["init_args"], **changes, **sizes})
+    module: SceneDataModule = registry.make_data(data, **changes, **sizes)
     return module
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from zoo import configurations
 from zoo.evaluation import METRIC_NAMES
+from zoo.records import read_run
 
 RECORDED = Path(__file__).with_name("results.csv")
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -84,6 +85,7 @@ def row(run: Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: The folder has neither run.json nor clustering.json: training did not end there.
         ValueError: There are no metrics in it: the test that follows training did not end.
+        RecordError: It is damaged.
     """
     clustering = run / "clustering.json"
     if clustering.is_file():
@@ -91,8 +93,8 @@ def row(run: Path) -> dict[str, str]:
     path = run / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: is this the folder of a run whose training has ended?")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if "metrics" not in record:
+    record = read_run(path)
+    if not record.get("metrics"):
         raise ValueError(f"{path} has no metrics: the run was not tested (--test_after_fit true)")
     values = {**record, **record["metrics"]}
     return {name: _cell(values.get(name)) for name in COLUMNS}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import registry
+from zoo import records, registry
 from zoo.files import check_zip, write_json
 from zoo.files import write_whole as write_whole
 from zoo.sharing.former import FORMAT_VERSION, FormerRecordError, upgrade, upgrade_state
@@ -32,6 +32,7 @@ _WAS_CALLED = {  # names until 0.1: they did not say that the settings are the z
         *("ast-seg-clevrtex-synthetic", "ast-seg-unet-clevrtex-synthetic"),
     )
 }
+_MOST_PARAMETERS = 10**9
 HUB_WEIGHTS, HUB_RECORD = "model.safetensors", "config.json"  # as the Hugging Face hub names them
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _OF_THE_MODEL = (  # not facts about it
@@ -277,6 +278,16 @@ def read_record(path: Path) -> dict[str, Any]:
     record = _read_json(file)
     if not _is_ours(record):
         raise CheckpointError(f"{path} is no checkpoint of this zoo: {file.name} names no format_version and class")
+    return _checked(record, file)
+
+
+def _checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A record as of today, if it holds what it should."""
+    try:
+        records.check(record, records.CHECKPOINT, path)
+        records.check_sizes(record["init_args"], path)
+    except records.RecordError as error:
+        raise CheckpointError(str(error)) from error
     return _of_today(record, path)
 
 
@@ -315,10 +326,29 @@ def build_model(record: dict[str, Any], path: Path) -> "ObjectModel":
             f"{path} holds a {name!r}; the models known here are {sorted(registry.models())}. A model of your own is "
             f"known once it is imported, or when the environment variable {registry.PLUGINS} names its module"
         )
+    _check_parameters(known, record["init_args"], path)
     try:
         return known(**record["init_args"])
-    except TypeError as error:
-        raise CheckpointError(f"{path} does not fit this version's {name}: {error}") from error
+    except Exception as error:  # whatever values of a damaged record lead to
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} does not fit this version's {name}: {said}") from error
+
+
+def _check_parameters(kind: type, init_args: dict[str, Any], path: Path) -> None:
+    """Refuse a model that no memory holds, before its memory is asked for.
+
+    Raises:
+        CheckpointError: It would have more than a billion parameters.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):  # shapes alone
+            count = sum(parameter.numel() for parameter in kind(**init_args).parameters())
+    except Exception:  # of one's own model that reads values, or of damage, which the model itself names
+        return
+    if count > _MOST_PARAMETERS:
+        raise CheckpointError(f"{path} is damaged: a model as it says would have {count:.0e} parameters")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
@@ -351,7 +381,7 @@ def _read_lightning(path: Path) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
         # weights_only: a restricted reader that builds tensors and plain containers and runs nothing
         content = torch.load(path, map_location="cpu", weights_only=True)
         written = content["zoo"]
-        record, state = _of_today(written, path), _state_of_today(written, content["state_dict"])
+        record, state = _checked(written, path), _state_of_today(written, content["state_dict"])
         step = int(state["step"]) if "step" in state else record.get("step", content["global_step"])
     except KeyError as error:
         if not isinstance(error.args[0], str):  # an instruction of pickles that the reader does not know
@@ -370,13 +400,17 @@ def _run_facts(path: Path) -> dict[str, Any]:
     file = path.parent.parent / "run.json"
     if path.name != "best.ckpt" or not file.is_file():
         return {}
-    run = _read_json(file)
+    try:
+        run = _meant(records.read_run(file))
+    except records.RecordError as error:
+        warnings.warn(f"{error}; the checkpoint beside it is read without", stacklevel=2)
+        return {}
     about = ("experiment", "changes", "init", "seed", "revision", "wall_s", "peak_memory_gb", "hardware", "torch")
     training = {key: run[key] for key in about if run.get(key) not in (None, "")}
     from zoo.evaluation import METRIC_NAMES
     from zoo.results.table import setting
 
-    measured = run.get("metrics", {})
+    measured = run.get("metrics") or {}
     metrics = {key: measured[key] for key in METRIC_NAMES if measured.get(key) is not None}  # defined there
     kind = setting(run.get("experiment") or "", run.get("changes") or "")
     return {"setting": kind, "training": training} | ({"metrics": metrics} if metrics else {})

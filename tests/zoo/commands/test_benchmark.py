@@ -34,7 +34,7 @@ folder = Path(arguments["--runs"], arguments["--run_name"], "version_0")
 (folder / "checkpoints").mkdir(parents=True)
 history = [{"step": i, "wall_s": 60.0 * i, "ap50": i / 4 + seed / 100} for i in range(4)]
 about = {"experiment": config.stem, "changes": "", "data": "digits", "seed": seed, "steps": 3, "wall_s": 180.0}
-about |= {"model": os.environ.get("CUDA_VISIBLE_DEVICES"), "history": history}
+about |= {"model": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "history": history}
 (folder / "run.json").write_text(json.dumps({**about, "metrics": {"ap50": 0.75 + seed / 100, "nmi": 0.5}}))
 with open("done", "a") as file:
     file.write(config.stem + str(seed) + chr(10))

@@ -34,7 +34,8 @@ def test_a_run_is_published_with_what_it_says_of_its_training(tmp_path: Path, mo
     torch.save(content, run / "checkpoints" / "best.ckpt")
     with pytest.raises(weights.CheckpointError, match=r"does not say how it was trained.*run\.json"):
         publish.publish(run, "mine", [])
-    (run / "run.json").write_text(json.dumps({**TRAINING, "metrics": {"ap50": -1.0}}))
+    about = {**TRAINING, "model": "SPAIRRecipe", "data": "digits", "steps": 7}
+    (run / "run.json").write_text(json.dumps({**about, "metrics": {"ap50": -1.0}}))
     publish.publish(run, "mine", [])
     record = zoo.list_weights()["mine"]
     assert record["step"] == 7

@@ -95,6 +95,7 @@ def test_the_card_of_a_run_has_its_metrics_and_how_it_was_trained(tmp_path: Path
     content = {"zoo": model.record(), "state_dict": model.state_dict(), "global_step": 0}  # of a trainer that tested
     torch.save(content, run / "checkpoints" / "best.ckpt")
     about = {"experiment": "recipes/quick/spair", "seed": 3, "hardware": "an abacus", "wall_s": 60.0}
+    about |= {"model": "SPAIRRecipe", "data": "digits", "steps": 77}
     (run / "run.json").write_text(json.dumps({**about, "metrics": {"ap50": 0.5, "kl_what": 3.0}}))
     loaded = zoo.load(run)
     assert loaded.facts["metrics"] == {"ap50": 0.5}

@@ -181,7 +181,7 @@ def test_checkpoints_older_than_a_hyperparameter_go_on_doing_what_they_did(saved
     for name, record in zoo.list_weights().items():
         if record["class"] in ("SPAIR", "GMAIR") and "color_edge" not in record["init_args"]:
             assert zoo.load(name).hp.color_edge == "zeros"
-    assert zoo.load("gmair-multimnist-recipe").hp.color_edge == "zeros"
+    assert zoo.load("gmair-fruit2d-synthetic-recipe").hp.color_edge == "zeros"
     assert SPAIR(**SMALL).hp.color_edge == zoo.load(saved).hp.color_edge == "repeat"
     beside = saved.with_suffix(".json")
     record = json.loads(beside.read_text())
