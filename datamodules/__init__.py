@@ -19,6 +19,7 @@ from datamodules.multi_mnist import MultiMNIST, MultiMNISTDataModule
 from datamodules.multi_sprites import MultiSprites, MultiSpritesDataModule
 from datamodules.objects_room import ObjectsRoom, ObjectsRoomDataModule
 from datamodules.picture import PictureDataModule, PictureScenes
+from datamodules.set_game import SetGame, SetGameDataModule
 from datamodules.shapestacks import ShapeStacks, ShapeStacksDataModule
 from datamodules.space_invaders import SpaceInvaders, SpaceInvadersDataModule
 
@@ -46,6 +47,8 @@ __all__ = [
     "PictureScenes",
     "SceneDataModule",
     "SceneDataset",
+    "SetGame",
+    "SetGameDataModule",
     "ShapeStacks",
     "ShapeStacksDataModule",
     "SpaceInvaders",

@@ -22,7 +22,7 @@ import numpy as np
 import scipy.special
 from torch import Tensor
 
-from datamodules.base import SPLITS, Array, Bool, Int64, SceneDataModule, Split, UInt8, check, range_name, size_name
+from datamodules.base import SPLITS, Array, Int64, SceneDataModule, Split, UInt8, check, range_name, size_name
 from datamodules.batch import Batch
 from datamodules.drawing.digits import SOURCES, Digits, DigitSource, find_source, make_tiles
 from datamodules.drawing.generated import (
@@ -32,7 +32,6 @@ from datamodules.drawing.generated import (
     GeneratedDataModule,
     GeneratedParameters,
     GeneratedScenes,
-    Layout,
     colours_name,
     crop,
     in_blocks,
@@ -43,6 +42,7 @@ from datamodules.drawing.generated import (
     paint,
     place,
 )
+from datamodules.drawing.tiles import Tiles
 from datamodules.storage.cache import data_folder
 
 VERSION = 1  # of the generator: raise it whenever the same parameters give other scenes
@@ -283,7 +283,7 @@ def _draw(
     (H, W), slots, n = parameters.canvas, parameters.count[1], len(counts)
     _, largest = parameters.tiles
     sizes = np.full((n, slots), largest) if tiles is not None else _sizes(parameters, rng, (n, slots))
-    layout = _Tiles(parameters.canvas, sizes, parameters.overlap)
+    layout = Tiles(parameters.canvas, sizes, parameters.overlap, "digits")
     corners = place(layout, counts, slots, rng)
     chosen = integers(rng, len(digits.labels), (n, slots))
     colours = integers(rng, len(parameters.digit_colors), (n, slots))
@@ -321,49 +321,10 @@ def _sizes(parameters: SceneParameters, rng: np.random.Generator, shape: tuple[i
     return np.clip(parameters.digit_size / scale, *parameters.tiles).astype(np.int64)
 
 
-@dataclass(frozen=True)
-class _Tiles(Layout):
-    """Square tiles at whole pixels, of which each shares at most `max_overlap` pixels with all earlier ones together.
-
-    Attributes:
-        canvas: (H, W).
-        sizes: (n, slots), sides of the tiles.
-        max_overlap: In pixels.
-    """
-
-    canvas: tuple[int, int]
-    sizes: Int64
-    max_overlap: float
-    dtype = np.int64
-
-    def propose(self, rng: np.random.Generator, images: Int64, slot: int, tries: int) -> Int64:
-        """Left top corners."""
-        room = np.array(self.canvas[::-1]) - self.sizes[images, slot][:, None, None] + 1
-        return integers(rng, room, (len(images), tries, 2))
-
-    def fits(self, candidates: Array, earlier: Array, images: Int64, slot: int) -> Bool:
-        """Whether the tile shares few enough pixels with the earlier ones."""
-        size = self.sizes[images, slot][:, None, None]
-        shared = np.zeros(candidates.shape[:2], np.int64)
-        for other in range(slot):
-            # The overlap of [0, size) and [shift, shift + width), in both directions.
-            shift, width = earlier[:, other, None] - candidates, self.sizes[images, other][:, None, None]
-            extent = np.minimum(size - shift, width + shift)
-            np.clip(extent, 0, np.minimum(size, width), out=extent)
-            shared += extent[..., 0] * extent[..., 1]
-        return shared <= self.max_overlap
-
-    def __str__(self) -> str:
-        side = range_name((self.sizes.min(), self.sizes.max()))
-        return (
-            f"digits of {side} px fit on {self.canvas[0]} x {self.canvas[1]} px with max_overlap={self.max_overlap:g}"
-        )
-
-
 @functools.lru_cache(maxsize=64)
 def _most_that_fit(canvas: tuple[int, int], tile: int, max_overlap: float, wanted: int) -> int:
     """The most digits, up to `wanted`, that were found to fit."""
-    return most_that_fit(_Tiles(canvas, np.full((64, wanted), tile), max_overlap), 64, wanted)
+    return most_that_fit(Tiles(canvas, np.full((64, wanted), tile), max_overlap, "digits"), 64, wanted)
 
 
 class MultiMNISTDataModule(GeneratedDataModule, SceneDataModule):

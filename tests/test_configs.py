@@ -26,6 +26,7 @@ FEW = {
     "CLEVRDataModule": {},
     "ObjectsRoomDataModule": {"num_val": 2, "num_test": 3},
     "ShapeStacksDataModule": {},
+    "SetGameDataModule": {"num_train": 256, "num_val": 8, "num_test": 8},
     "SpaceInvadersDataModule": {"num_train": 64, "num_val": 4, "num_test": 4, "source": "synthetic"},
 }
 SYNTHETIC = ("CLEVRTEXDataModule", "Fruit2DDataModule")  # there are drawn scenes for want of the published ones

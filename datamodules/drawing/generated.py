@@ -312,7 +312,13 @@ def most_that_fit(layout: Layout, images: int, wanted: int) -> int:
 
 
 def paint(
-    parameters: GeneratedParameters, tiles: UInt8, corners: Int64, colours: Int64, present: Bool, additive: bool = False
+    parameters: GeneratedParameters,
+    tiles: UInt8,
+    corners: Int64,
+    colours: Int64,
+    present: Bool,
+    additive: bool = False,
+    ground: UInt8 | None = None,
 ) -> tuple[Array, UInt8]:
     """Paint objects in order, each as `alpha * colour + (1 - alpha) * what is there`, in 8 bits.
 
@@ -323,6 +329,7 @@ def paint(
         colours: (n, slots), index into the palette.
         present: (n, slots), which objects to paint.
         additive: Add `alpha * colour` to what is there instead.
+        ground: (n, C), the colour behind the objects of each image; null: `background_color`.
 
     Returns:
         Images (n, C, H, W), where C is 1 if all colours are grey, uint8, or uint16 if additive: a sum may exceed 255;
@@ -332,7 +339,7 @@ def paint(
     palette = np.rint(np.array(parameters.palette)[:, :channels] * 255).astype(np.uint16)
     background = np.rint(np.array(parameters.background_color)[:channels] * 255).astype(np.uint8)
     images = np.empty((channels, n * H * W), np.uint16 if additive else np.uint8)
-    images[:] = background[:, None]
+    images.reshape(channels, n, H * W)[:] = background[:, None, None] if ground is None else ground.T[..., None]
     masks = np.zeros(n * H * W if parameters.masks else 0, np.uint8)
     within = (np.arange(side)[:, None] * W + np.arange(side)).ravel()
     for slot in range(slots):

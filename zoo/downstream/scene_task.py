@@ -289,7 +289,7 @@ class _Seen(SceneDataset):
 def _target(batch: Batch) -> Tensor:
     if "target" not in batch:
         raise ValueError(
-            "these data have no target to learn: MultiMNISTDataModule has one with data.init_args.target=sum, "
-            "ShapeStacksDataModule with data.init_args.target=stability"
+            "these data have no target to learn: SetGameDataModule has one, MultiMNISTDataModule with "
+            "data.init_args.target=sum, ShapeStacksDataModule with data.init_args.target=stability"
         )
     return batch["target"]

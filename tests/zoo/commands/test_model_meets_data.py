@@ -48,6 +48,7 @@ FEW: dict[str, dict[str, Any]] = {
     "Fruit2DDataModule": {"source": "synthetic"},
     "MultiMNISTDataModule": {"source": "uci"},
     "ObjectsRoomDataModule": {"num_test": 3, "num_val": 2},
+    "SetGameDataModule": {},
     "ShapeStacksDataModule": {},
     "SpaceInvadersDataModule": {"source": "synthetic", "crop_size": None},
     "ImageFolderDataModule": {"folder": "photos"},
