@@ -25,6 +25,8 @@ _OWN_VERBS = {
     "curriculum": "train a background, then the model that takes it, from two configurations",
     "figure": "draw a paper's figure from recorded points, or measure them again",
     "probe": "read class, position, size and colour off what a checkpoint finds, beside controls",
+    "matrix": "test every checkpoint on every data set that fits it",
+    "robustness": "test checkpoints under crops, occlusion, colours, blur, noise, and draw it",
     "results": "record runs in the zoo's table, or print it",
     "publish": "test a run's checkpoint and put it among those that come with the zoo",
     "speed": "time training and inference here, and say how far that is from the limit",
@@ -33,7 +35,7 @@ _OWN_VERBS = {
 _GROUPS = {  # verbs in the order of a visit; those that no group names come last
     "train and evaluate": ("fit", "test", "validate"),
     "use what is trained": ("show", "predict", "page", "cluster", "probe", "export"),
-    "compare": ("benchmark", "results", "dashboard"),
+    "compare": ("benchmark", "matrix", "robustness", "results", "dashboard"),
 }
 _HEADLINES = (
     *("ap50", "ap", "count_accuracy", "category_correspondence", "hungarian_accuracy", "nmi"),

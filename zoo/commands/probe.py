@@ -4,6 +4,7 @@ Linear probes and small networks read the vector, vector and box, and as control
 of random weights. Scenes are of the data that the checkpoint was trained on. Prints a table and writes probes.json.
 """
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -19,18 +20,28 @@ from zoo.prediction import pick_device
 from zoo.sharing import weights
 
 
-def run(checkpoint: str, num_scenes: int, match: str, out: Path, device: str, seed: int) -> None:
+def run(
+    checkpoint: str, num_scenes: int, match: str, out: Path, device: str, seed: int, label: str | None = None
+) -> None:
     """Probe, print and write.
 
     Raises:
-        ValueError: See `probe`; or the checkpoint does not say what it was trained on.
+        ValueError: See `probe`; or the checkpoint does not say what it was trained on, or its data have classes of one
+            kind alone.
     """
     model = weights.load(checkpoint).to(pick_device(device))
     record = model.data_record
     given = record["init_args"] if record else {}  # fewer scenes are the first of many, and sooner there
     fewer = {key: min(given[key], num_scenes) for key in ("num_train", "num_test") if given.get(key)}
-    data = registry.make_data(record, **fewer)
+    entry = registry.datamodules().get(record["class"]) if record else None
+    if label is not None and entry is not None and "label" not in inspect.signature(entry.load()).parameters:
+        raise ValueError(f"{entry.name} has classes of one kind: leave out --label {label}")
+    data = registry.make_data(record, **fewer, **({} if label is None else {"label": label}))
     rows, found = probe(model, data, num_scenes, match, seed)  # type: ignore[arg-type]
+    if label is not None:  # sizes and colours are measured, too
+        rows = [
+            {**row, "property": f"{label} (class)" if row["property"] == "class" else row["property"]} for row in rows
+        ]
     about = {"checkpoint": checkpoint, "data": data.name, "num_scenes": num_scenes, "match": match, "seed": seed}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, {**about, **found, "rows": rows}, indent=2)
@@ -51,6 +62,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--ckpt_path", required=True, metavar="CKPT", help="name, run folder, file, best or last")
     parser.add_argument("--num_scenes", type=int, default=1000, help="training scenes to fit to (1000)")
     parser.add_argument("--match", choices=["boxes", "masks"], default="boxes", help="what has to overlap (boxes)")
+    parser.add_argument("--label", help="which class, of data that tell several, such as CLEVRTEX: material")
     parser.add_argument("--out", type=Path, default=Path("probes.json"), help="file to write (probes.json)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (auto)")
     parser.add_argument("--seed", type=int, default=0, help="of the networks and of the random weights (0)")
@@ -58,6 +70,7 @@ def main(args: list[str] | None = None) -> None:
     if options.num_scenes < 1:
         sys.exit(f"zoo: --num_scenes {options.num_scenes} must be at least 1")
     try:
-        run(options.ckpt_path, options.num_scenes, options.match, options.out, options.device, options.seed)
+        chosen = options.match, options.out, options.device, options.seed, options.label
+        run(options.ckpt_path, options.num_scenes, *chosen)
     except (ValueError, OSError, DatasetNotFoundError, CacheError, DatasetCorruptError) as error:
         sys.exit(f"zoo: {error}")

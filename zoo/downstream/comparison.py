@@ -10,9 +10,11 @@ from matplotlib.lines import Line2D
 
 from zoo.results import table as results
 from zoo.results.pivot import short_names
+from zoo.results.tested import NO_SHIFT
 
 # Okabe and Ito's colours, which people with any colour vision tell apart
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+_MARKS = "osD^vPX"  # for who prints in grey
 
 
 def draw_bars(rows: Sequence[Mapping[str, str]]) -> Figure | None:
@@ -152,3 +154,36 @@ def _names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         own = dict(zip(different, short, strict=True))
     several = len({run["data"] for run in runs}) > 1
     return [own[key] + (f"\n{run['data']}" if several else "") for key, run in zip(keys, runs, strict=True)]
+
+
+def draw_shifts(values: Mapping[str, Mapping[str, float]], title: str = "AP (IoU 0.5) under shifts") -> Figure:
+    """Draw a line for each checkpoint, and on it a mark for each shift.
+
+    Args:
+        values: Of each checkpoint, by shift, in [0, 1]; that of no shift is a stroke.
+        title: What they are.
+    """
+    shifts = sorted({name for own in values.values() for name in own} - {NO_SHIFT})
+    figure = Figure(figsize=(7.2, 1.5 + 0.3 * len(values)), layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    for i, own in enumerate(values.values()):
+        ax.plot([min(own.values()), max(own.values())], [i, i], color="0.8", linewidth=1, zorder=1)
+        if NO_SHIFT in own:
+            ax.plot([own[NO_SHIFT]] * 2, [i - 0.36, i + 0.36], color="black", linewidth=2, zorder=2)
+        for k, name in enumerate(shifts):
+            if name in own:
+                ax.plot(own[name], i, marker=_MARKS[k % len(_MARKS)], color=_COLORS[k % len(_COLORS)], markersize=6)
+    ax.set_yticks(range(len(values)), list(values), fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.grid(axis="x", color="0.9")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    marks = [
+        Line2D([], [], color=_COLORS[k % len(_COLORS)], marker=_MARKS[k % len(_MARKS)], linestyle="", label=name)
+        for k, name in enumerate(shifts)
+    ]
+    stroke = Line2D([], [], color="black", linewidth=2, label="as in training")
+    figure.legend(handles=[stroke, *marks], loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure

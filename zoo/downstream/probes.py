@@ -15,7 +15,7 @@ from einops import reduce
 from torch import Tensor
 from torchvision.ops import box_iou  # type: ignore[import-untyped]
 
-from datamodules.base import SceneDataModule
+from datamodules.base import SceneDataModule, Split
 from datamodules.batch import Batch
 from zoo.layers.glimpses import extract_glimpses
 from zoo.models.base import ObjectModel
@@ -28,7 +28,7 @@ Match = Literal["boxes", "masks"]
 PROBES = ("linear", "mlp")
 PRESENT, MIN_IOU = 0.5, 0.5
 _TEXELS = 14  # of the control on pixels
-_LEAST = 20  # objects that a probe is fitted to
+LEAST = 20  # objects that a probe is fitted to, at least
 _CONSTANT = 1e-4  # standard deviation below which a property is the same everywhere
 
 
@@ -188,13 +188,13 @@ def probe(
     with torch.random.fork_rng():
         seed_everything(seed, verbose=False)
         random = type(model)(**{k: v for k, v in model.hparams.items() if not k.startswith("_")}).to(model.device)
-    train, test = ([*_first(data, split, num_scenes)] for split in ("train", "test"))
+    train, test = ([*first_scenes(data, split, num_scenes)] for split in ("train", "test"))
     pairs = [collect(model, batches, match) for batches in (train, test)]
     controls = [collect(random, batches, "boxes", any_overlap=True) for batches in (train, test)]
     found = [len(each.inputs["what"]) for each in pairs]
-    if min(found) < _LEAST:
+    if min(found) < LEAST:
         raise ValueError(
-            f"{min(found)} objects were found with an IoU of {MIN_IOU}: probes need {_LEAST}; take more scenes "
+            f"{min(found)} objects were found with an IoU of {MIN_IOU}: probes need {LEAST}; take more scenes "
             "(--num_scenes), or train the model for longer"
         )
     rows = []
@@ -212,7 +212,8 @@ def probe(
     return rows, {"objects": pairs[1].objects, "found": found[1] / max(1, pairs[1].objects)}
 
 
-def _first(data: SceneDataModule, split: Literal["train", "test"], num_scenes: int) -> Iterator[Batch]:
+def first_scenes(data: SceneDataModule, split: Split, num_scenes: int) -> Iterator[Batch]:
+    """The first scenes of a split in their order, at most so many, in batches of evaluation."""
     scenes = data.make_dataset(split)
     most, size = min(num_scenes, len(scenes)), data.eval_batch_size
     return (scenes.batch(range(first, min(first + size, most))) for first in range(0, most, size))

@@ -37,6 +37,8 @@ class About:
     x_scale: Literal["linear", "log"] = "linear"
 
 
+# of "gmair/training": what a run's validations call its panels
+VALIDATED = dict(zip(("ap50", "cluster_purity", "nmi"), ("AP (IoU 0.5)", "cluster purity (ACC)", "NMI"), strict=True))
 _AP, _COUNT_ERROR, _COUNT_01 = "AP (IoU 0.1 to 0.9, 11 recalls)", "absolute count error", "0-1 count error"
 FIGURES = {
     "spair/2": About("Scattered digits of 48x48 px", "digits in an image", (_AP,)),
@@ -44,6 +46,7 @@ FIGURES = {
         "Whole 84x84 images with more digits than in training", "digits in an image", (_AP, _COUNT_ERROR, _COUNT_01)
     ),
     "spair/4": About("Addition of five digits", "training examples", ("accuracy",), "log"),
+    "gmair/training": About("GMAIR over training", "thousand steps", tuple(VALIDATED.values())),
     "spair/7": About("Lateral connections in crowded scenes", "digits in an image", (_AP, _COUNT_ERROR, _COUNT_01)),
 }
 

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, r2_score
 
 import zoo
 from zoo.commands.probe import main
+from zoo.downstream import probes
 from zoo.downstream.probes import collect, fit_and_score, overlap
 from zoo.scene import Scene
 
@@ -109,3 +110,23 @@ def test_the_command_writes_a_row_for_each_probe(
     assert "objects found" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"zoo: .* objects were found"):
         main(["--ckpt_path", "mine", "--num_scenes", "1"])
+    with pytest.raises(SystemExit, match="MultiMNISTDataModule has classes of one kind: leave out --label material"):
+        main(["--ckpt_path", "mine", "--label", "material"])
+
+
+def test_one_of_several_kinds_of_classes_is_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = zoo.load("gmair-fruit2d-synthetic-recipe")
+    options = {"num_train": 40, "num_val": 1, "num_test": 20, "data_dir": str(tmp_path), "image_size": 64}
+    model.data_record = {"class": "SetGameDataModule", "name": "cards", "init_args": options}
+    model.save_pretrained("mine")
+    monkeypatch.setattr(probes, "MIN_IOU", 0.1)  # it has never seen a card
+    main(["--ckpt_path", "mine", "--num_scenes", "40", "--label", "color"])
+    written = json.loads(Path("probes.json").read_text())
+    assert written["data"].endswith("-color")
+    kinds = {row["metric"]: row["property"] for row in written["rows"] if row["property"].startswith("col")}
+    assert kinds == {"accuracy": "color (class)", "R2": "color"}
+    with pytest.raises(SystemExit, match="label='suit': must be card, shape, color or number"):
+        main(["--ckpt_path", "mine", "--label", "suit"])

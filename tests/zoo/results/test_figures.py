@@ -1,12 +1,15 @@
 """Points of figures: what may be recorded, and how it is drawn."""
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from zoo.commands import figure
+from zoo.downstream import crowding
 from zoo.downstream.curves import draw_curves
+from zoo.models import SPAIR
 from zoo.results import figures
 
 PANEL = figures.FIGURES["spair/3"].panels[0]
@@ -82,6 +85,15 @@ def test_the_command_line_says_what_is_missing(tmp_path: Path, monkeypatch: pyte
         (["spair/7", "--rows", "none.csv"], "no point of spair/7 is recorded in none.csv; --run"),
         (["spair/4", "--run"], "come of training"),
         (["spair/7", "--run"], "name them by --ckpt_path"),
+        (["gmair/training", "--run"], "name their folders by --ckpt_path"),
+        (
+            ["gmair/training", "--run", "--ckpt_path", "runs/none"],
+            r"no runs/none/run.json: is this the folder of a run",
+        ),
+        (["spair/6"], "drawn of a checkpoint: name one by --ckpt_path"),
+        (["spair/6", "--ckpt_path", "a", "b"], "name one by --ckpt_path"),
+        (["spair/6", "--ckpt_path", "nobody"], "no checkpoint 'nobody'"),
+        (["spair/5", "--ckpt_path", "spair-multimnist-recipe"], "of SetGameDataModule: .* on MultiMNISTDataModule"),
         (["spair/3", "--ckpt_path", "best"], "--ckpt_path is for --run"),
         (["spair/3", "--run", "--num_scenes", "0"], "--num_scenes 0 must be at least 1"),
         (["spair/3", "--run", "--ckpt_path", "nothing"], "nothing"),
@@ -91,3 +103,41 @@ def test_the_command_line_says_what_is_missing(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):
         figure.main(["spair/99"])
+
+
+def test_validations_of_runs_are_points(tmp_path: Path) -> None:
+    history = [{"step": 500, "ap50": 0.5, "nmi": None}, {"step": 1000, "ap50": 0.75, "cluster_purity": 0.6, "nmi": 0.4}]
+    about = {"experiment": "gmair", "changes": "", "data": "digits", "seed": 3}
+    (tmp_path / "run.json").write_text(json.dumps({**about, "history": history}))
+    rows, out = tmp_path / "rows.csv", tmp_path / "out.png"
+    figure.main(["gmair/training", "--run", "--ckpt_path", str(tmp_path), "--rows", str(rows), "--out", str(out)])
+    found = {(row["panel"], row["x"]): row["y"] for row in figures.read("gmair/training", rows)}
+    ap, purity, nmi = figures.FIGURES["gmair/training"].panels
+    assert found == {(ap, "0.5"): "0.5", (ap, "1.0"): "0.75", (purity, "1.0"): "0.6", (nmi, "1.0"): "0.4"}
+    assert {row["setting"] for row in figures.read("gmair/training", rows)} == {"paper"}
+    assert out.is_file()
+    (tmp_path / "run.json").write_text(json.dumps({**about, "history": [{"step": 1, "mse": 0.1}]}))
+    with pytest.raises(SystemExit, match="no validation with ap50, cluster_purity, nmi"):
+        figure.main(["gmair/training", "--run", "--ckpt_path", str(tmp_path), "--rows", str(rows)])
+
+
+def test_connected_components_are_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    monkeypatch.setattr(
+        crowding, "points", lambda _, series, model, data, __: measured.append((series, model, data)) or []
+    )
+    list(figure.run("spair/3", ["ConnComp"], 5))
+    ((series, model, data),) = measured
+    assert (series, model, data["class"]) == ("ConnComp", None, "MultiMNISTDataModule")
+
+
+def test_scenes_are_drawn_of_a_checkpoint_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = SPAIR(backbone_channels=8, encoder_hidden=[8], decoder_hidden=[8], what_dim=4)
+    options = {"source": "synthetic", "num_train": 1, "num_val": 1, "num_test": 3, "data_dir": str(tmp_path)}
+    model.data_record = {"class": "SpaceInvadersDataModule", "name": "frames", "init_args": options}
+    model.save_pretrained("mine")
+    figure.main(["spair/6", "--ckpt_path", "mine"])
+    with Image.open("spair-6.png") as picture:
+        assert picture.width > 3 * 160  # whole frames, side by side
+        assert picture.height > 3 * 210
