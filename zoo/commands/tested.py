@@ -18,6 +18,15 @@ def own_kind(model: ObjectModel) -> str | None:
     return name if isinstance(name, str) and name in registry.datamodules() else None
 
 
+def title(name: str, model: ObjectModel) -> str:
+    """What a checkpoint of one's own is called: its configuration, data and seed, which tell runs apart."""
+    training = model.facts.get("training", {})
+    if not training.get("experiment"):
+        return Path(name).stem
+    data = (model.data_record or {}).get("name", "")
+    return f"{training['experiment']} ({data}, seed {training.get('seed')})"
+
+
 def record(
     verb: str,
     name: str,
@@ -44,7 +53,7 @@ def record(
         again: Whether or not it is recorded.
     """
     shipped = name in weights.list_weights()
-    series = name if shipped else model.facts.get("training", {}).get("experiment") or Path(name).stem
+    series = name if shipped else title(name, model)
     if not again and tested.has(out, series, data.name, shift, num_scenes, model.steps_trained):
         return
     values = measure(model, data, num_scenes, shift)

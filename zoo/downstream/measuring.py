@@ -63,9 +63,12 @@ def suitable(model: ObjectModel, name: str) -> SceneDataModule | None:
 
 
 def takes(model: ObjectModel, data: SceneDataModule) -> bool:
-    """Whether a model looks at such images, which a blank one tells."""
+    """Whether a model looks at such images, which a blank one tells: parts of it may want another size than it does."""
+    blank = torch.zeros(1, *data.image_shape, device=model.device)
     try:
-        model.check_image(torch.zeros(1, *data.image_shape))
+        model.check_image(blank)
+        with torch.no_grad():
+            model.eval()(blank)
     except ValueError:
         return False
     return True

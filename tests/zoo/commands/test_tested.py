@@ -9,6 +9,7 @@ from PIL import Image
 import zoo
 from datamodules import MultiMNISTDataModule, SpaceInvadersDataModule
 from zoo.commands import matrix, robustness
+from zoo.commands.tested import title
 from zoo.downstream import measuring
 from zoo.models.base import ObjectModel
 from zoo.results import tested
@@ -109,6 +110,9 @@ def test_data_fit_by_channels_and_size() -> None:
     assert measuring.suitable(air, "MultiMNISTDataModule").hparams["num_digits"] == [0, 2]  # its own
     assert measuring.suitable(air, "SetGameDataModule") is None
     assert not measuring.takes(air, SpaceInvadersDataModule())
+    assert not measuring.takes(
+        zoo.load("ast-seg-clevrtex-synthetic-recipe"), SpaceInvadersDataModule()
+    )  # its background
     assert measuring.suitable(gmair, "SetGameDataModule").image_shape == (3, 48, 48)
     assert measuring.suitable(gmair, "Fruit2DDataModule").hparams["source"] == "synthetic"
 
@@ -160,3 +164,12 @@ def test_recorded_rows_are_such_as_may_be_recorded(tmp_path: Path) -> None:
     tested.add(rows, tmp_path / "again.csv")
     assert tested.read(tmp_path / "again.csv") == rows
     assert {row["checkpoint"] for row in rows} <= set(zoo.list_weights())
+
+
+def test_runs_are_told_apart_by_what_they_were_trained_on() -> None:
+    model = zoo.load(SPAIR)
+    model.facts = {"training": {"experiment": "recipes/quick/spair", "seed": 2}}
+    model.data_record = {**model.data_record, "name": "digits"}
+    assert title("runs/a/version_0", model) == "recipes/quick/spair (digits, seed 2)"
+    model.facts = {}
+    assert title("files/mine.safetensors", model) == "mine"
