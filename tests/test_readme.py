@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 import zoo
 from zoo import registry
 from zoo.commands import cli, curriculum, publish
-from zoo.results import ablations
+from zoo.results import ablations, tested
 from zoo.results import table as results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,3 +178,10 @@ def test_the_worth_of_additions_is_the_recorded_one() -> None:
     shown = re.search(r"<!-- ablations -->\n(.*?)<!-- end of ablations -->", README, re.DOTALL)
     assert shown
     assert shown[1].strip() == ablations.table()
+
+
+@pytest.mark.parametrize(("name", "table"), [("matrix", tested.matrix), ("shifts", tested.robustness)])
+def test_what_checkpoints_do_elsewhere_is_the_recorded(name: str, table: Callable[[], str]) -> None:
+    shown = re.search(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", README, re.DOTALL)
+    assert shown
+    assert shown[1].strip() == table()

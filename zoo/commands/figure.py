@@ -106,16 +106,20 @@ def draw_of(figure: str, checkpoint: str, out: Path) -> Path:
     """Draw scenes with what a checkpoint finds in them: whole ones, if it was trained on crops.
 
     Raises:
-        ValueError: There is no such checkpoint, or it was trained on other data.
+        ValueError: There is no such checkpoint, it was trained on other data, or pictures have no such format.
     """
     import io
 
     import torch
+    from PIL import Image
 
     from zoo.downstream.measuring import suitable
     from zoo.pictures.draw import draw_scenes
     from zoo.sharing import weights
 
+    form = Image.registered_extensions().get(out.suffix or ".png")
+    if form is None:
+        raise ValueError(f"--out {out}: pictures have no format {out.suffix}; .png will do")
     kind, count = _SCENES[figure]
     model = weights.load(checkpoint).eval()
     record = model.data_record or {}
@@ -129,7 +133,7 @@ def draw_of(figure: str, checkpoint: str, out: Path) -> Path:
         scene = model.see(batch)
     buffer = io.BytesIO()
     about = f"{type(model).__name__}, {model.steps_trained} steps"
-    draw_scenes(batch, scene, about=about).save(buffer, format=out.suffix.removeprefix(".") or "png")
+    draw_scenes(batch, scene, about=about).save(buffer, format=form)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, buffer.getvalue())
     return out

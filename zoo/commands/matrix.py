@@ -39,12 +39,12 @@ def run(names: list[str], kinds: list[str], num_scenes: int, out: Path, device: 
 
 def main(args: list[str] | None = None) -> None:
     """Parse the command line."""
-    from zoo.downstream.measuring import DATA
+    from zoo.downstream.measuring import DATA, SLOW
     from zoo.sharing import weights
 
     parser = VerbParser(prog="python -m zoo matrix", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="CKPT", help="name, run folder or file (those of the zoo)")
-    parser.add_argument("--data", nargs="+", default=[*DATA], metavar="NAME", help="datamodules (all drawn ones)")
+    parser.add_argument("--data", nargs="+", metavar="NAME", help=f"datamodules (all drawn ones but {', '.join(SLOW)})")
     parser.add_argument("--num_scenes", type=int, default=500, help="test scenes (500)")
     parser.add_argument("--rows", type=Path, default=tested.TESTED, help="CSV file of rows (that of the zoo)")
     parser.add_argument("--again", action="store_true", help="measure what is recorded, too")
@@ -52,11 +52,12 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(sys.argv[2:] if args is None else args)
     if options.num_scenes < 1:
         sys.exit(f"zoo: --num_scenes {options.num_scenes} must be at least 1")
-    if unknown := [name for name in options.data if name not in registry.datamodules()]:
+    kinds = options.data or [name for name in DATA if name not in SLOW]
+    if unknown := [name for name in kinds if name not in registry.datamodules()]:
         sys.exit(f"zoo: --data {unknown[0]}: there are {', '.join(registry.datamodules())}")
     names = options.names or [*weights.list_weights()]
     try:
-        run(names, options.data, options.num_scenes, options.rows, options.device, options.again)
+        run(names, kinds, options.num_scenes, options.rows, options.device, options.again)
     except (ValueError, OSError, DatasetNotFoundError, CacheError, DatasetCorruptError) as error:
         sys.exit(f"zoo: {error}")
     print(tested.matrix(options.rows))

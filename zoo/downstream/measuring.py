@@ -29,6 +29,7 @@ DATA: dict[str, dict[str, Any]] = {
     "SetGameDataModule": {},
     "SpaceInvadersDataModule": {"source": "synthetic", "eval_batch_size": 10},
 }
+SLOW = ("SpaceInvadersDataModule",)  # frames of 210 x 160 pixels have many times the cells of other scenes
 _BATCH = 50
 
 

@@ -141,3 +141,5 @@ def test_scenes_are_drawn_of_a_checkpoint_of_theirs(tmp_path: Path, monkeypatch:
     with Image.open("spair-6.png") as picture:
         assert picture.width > 3 * 160  # whole frames, side by side
         assert picture.height > 3 * 210
+    with pytest.raises(SystemExit, match=r"--out cards.svg: pictures have no format .svg; .png will do"):
+        figure.main(["spair/6", "--ckpt_path", "mine", "--out", "cards.svg"])
