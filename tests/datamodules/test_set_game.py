@@ -112,7 +112,7 @@ def test_the_same_seed_draws_the_same_and_splits_differ() -> None:
 
 def test_mistakes_are_told() -> None:
     for wrong, message in (
-        ({"num_cards": 9}, "num_cards=9: must be from 3 to 8: more hardly ever hold no set"),
+        ({"num_cards": 9}, "num_cards=9: must be from 3 to 8, as more hardly ever hold no set"),
         ({"num_cards": 2}, "num_cards=2: must be from 3 to 8"),
         ({"card_size": 49}, "card_size=49: must be from 8 to 48 pixels"),
         ({"max_overlap": -1}, "max_overlap=-1: must be at least 0 pixels"),

@@ -19,6 +19,7 @@ from zoo.sharing.former import DROPPED
 def run(folder: Path, seed: int, ap: float | None, changes: str = "", steps: int = 10) -> Path:
     folder.mkdir(parents=True)
     record = {"experiment": "recipes/quick/spair", "changes": changes, "data": "digits", "seed": seed, "steps": steps}
+    record["model"] = "SPAIRRecipe"
     metrics = {} if ap is None else {"metrics": {"ap50": ap, "negative_elbo": -1234.56}}
     (folder / "run.json").write_text(json.dumps({**record, **metrics}))
     return folder
